@@ -1,0 +1,1 @@
+"""vmckpt checkpoints the memory of virtual machines."""
