@@ -31,4 +31,10 @@ format: $(STAMP) ## let ruff lay the code out
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format --quiet .
 
-.PHONY: help setup demo test lint format
+docs: $(STAMP) ## write docs/cli.md from the commands
+	@$(BIN)/python docs/generate.py
+
+bench: $(STAMP) ## measure against lz4, zstd, cp and QEMU: make bench IMAGES=dir RUNS=5
+	@$(BIN)/python -m tests.benchmarks --runs $(or $(RUNS),5) $(if $(IMAGES),--images '$(IMAGES)') $(BENCH_OPTIONS)
+
+.PHONY: help setup demo test lint format docs bench

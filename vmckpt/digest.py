@@ -8,18 +8,30 @@ XXH3 is fast, not cryptographic: equal hashes make two pages *candidates* for be
 their bytes decides.
 """
 
-from collections.abc import Callable, Iterator
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 
 import xxhash
 
-from vmckpt.pages import PAGE_BYTES, ZERO_PAGE
+from vmckpt.pages import PAGE_BYTES, ZERO_PAGE, Buffer
 
-__all__ = ["PATTERN_HASHES", "ZERO_PAGE_HASH", "Digest", "checksum", "page_hash", "page_hashes"]
+__all__ = [
+    "PATTERN_HASHES",
+    "ZERO_PAGE_HASH",
+    "Digest",
+    "checksum",
+    "checksum_of",
+    "fingerprint",
+    "pack_hashes",
+    "page_hash",
+    "page_hashes",
+]
 
-page_hash: Callable[[bytes | bytearray | memoryview], int] = xxhash.xxh3_64_intdigest
+page_hash: Callable[[Buffer], int] = xxhash.xxh3_64_intdigest
 """XXH3-64 of one page (any buffer)."""
 
-checksum: Callable[[bytes | bytearray | memoryview], int] = xxhash.xxh3_64_intdigest
+checksum: Callable[[Buffer], int] = xxhash.xxh3_64_intdigest
 """XXH3-64 of bytes on disk."""
 
 ZERO_PAGE_HASH = page_hash(ZERO_PAGE)
@@ -29,6 +41,27 @@ PATTERN_HASHES: dict[int, int] = {page_hash(bytes([byte]) * PAGE_BYTES): byte fo
 
 _ZERO_RUN_PAGES = 1 << 16
 _ZERO_RUN = ZERO_PAGE_HASH.to_bytes(8, "little") * 512
+
+
+def checksum_of(*parts: Buffer) -> int:
+    """XXH3-64 of several buffers as if they stood side by side."""
+    state = xxhash.xxh3_64()
+    for part in parts:
+        state.update(part)
+    return state.intdigest()
+
+
+def fingerprint(data: bytes) -> bytes:
+    """XXH3-128: 16 bytes that stand for `data` where a name of fixed length is wanted."""
+    return xxhash.xxh3_128_digest(data)
+
+
+def pack_hashes(hashes: Iterable[int]) -> bytes:
+    """Hashes as they stand on disk: 8 bytes each, little-endian."""
+    packed = array("Q", hashes)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
 
 
 def page_hashes(buffer: memoryview) -> Iterator[int]:
@@ -45,7 +78,7 @@ class Digest:
         self._state = xxhash.xxh3_128()
         self.pages = 0
 
-    def add(self, hashes: bytes | bytearray | memoryview) -> None:
+    def add(self, hashes: Buffer) -> None:
         """Feed the little-endian 64-bit hashes of the next pages."""
         self._state.update(hashes)
         self.pages += len(hashes) // 8

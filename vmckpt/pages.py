@@ -5,11 +5,15 @@ page of the first region (`layout`). All ranges are half-open.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
 
 from vmckpt.layout import PAGE_BYTES, Layout
 
-__all__ = ["PAGE_BYTES", "ZERO_PAGE", "PageRange", "PageReader", "Source", "blocks_of", "page_view"]
+__all__ = ["PAGE_BYTES", "ZERO_PAGE", "Buffer", "PageRange", "PageReader", "Source", "blocks_of", "page_view"]
+
+Buffer = bytes | bytearray | memoryview
+"""Whatever holds bytes side by side."""
 
 ZERO_PAGE = bytes(PAGE_BYTES)
 
@@ -71,6 +75,12 @@ class Source(PageReader, Protocol):
     def close(self) -> None:
         """Give up what the source holds open."""
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
 
 def blocks_of(ranges: Iterable[PageRange], block_pages: int, page_count: int) -> Iterator[PageRange]:
     """The aligned blocks of `block_pages` pages that `ranges` (ascending) touch, each once, joined where adjacent.
@@ -79,6 +89,8 @@ def blocks_of(ranges: Iterable[PageRange], block_pages: int, page_count: int) ->
     """
     start = end = 0
     for low, high in ranges:
+        if low >= high:
+            continue  # it touches no block
         low_block = low // block_pages * block_pages
         high_block = min(-(-high // block_pages) * block_pages, page_count)
         if low_block <= end and end > start:

@@ -6,7 +6,8 @@ from vmckpt.errors import UsageError
 
 __all__ = ["format_count", "format_duration", "format_size", "parse_size"]
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:I?B)?", re.IGNORECASE)
+# ASCII, or the Kelvin sign would be a K; bounded, as int() refuses very long numbers and float() makes them infinite.
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMGTP]?)(?:I?B)?", re.IGNORECASE | re.ASCII)
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
 
 

@@ -1,0 +1,211 @@
+"""What is measured against what: the frozen table of experiments.
+
+An argument may hold `{image}` (the input), `{packed}` (what `prepare` made of the image), and `{output}` (absent before
+each run, removed after it); the word `{vmckpt}` stands for the command under test, which may be several words.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tests.benchmarks import qemu
+
+__all__ = ["EXPERIMENTS", "QEMU", "QEMU_SYNC", "Contender", "Experiment", "expand"]
+
+Subject = Literal["image", "raw image", "big sparse", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One command of an experiment."""
+
+    id: str
+    """What its row is called; unique within the experiment."""
+    argv: tuple[str, ...]
+    """The measured command; empty for QEMU's migration, which is no command."""
+    prepare: tuple[str, ...] = ()
+    """Makes `{packed}` from `{image}`, once, untimed."""
+    needs: tuple[str, ...] = ()
+    """Programs without which it is skipped."""
+    raw_only: bool = False
+    """True where it cannot read an ELF core."""
+
+    @property
+    def ours(self) -> bool:
+        """Whether this is vmckpt rather than a peer."""
+        return "{vmckpt}" in self.argv
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Contenders that do the same job, run by turns on the same input."""
+
+    id: str
+    """What `--only` takes."""
+    title: str
+    """Heading of its tables."""
+    contenders: tuple[Contender, ...]
+    """In the order of the table; the rounds go through them in this order too."""
+    subject: Subject
+    """Which images it is run on."""
+    packed: bool = False
+    """True when the compressed file is an input, made once, and no output."""
+    run_factor: int = 1
+    """Multiplies the number of runs: short commands need more."""
+
+    def runs_on(self, kind: Literal["raw", "elf"]) -> bool:
+        """Whether it is run on each image of this kind."""
+        return self.subject == "image" or (self.subject == "raw image" and kind == "raw")
+
+
+def expand(argv: Sequence[str], vmckpt: Sequence[str], places: Mapping[str, str]) -> list[str]:
+    """`argv` with its placeholders filled in."""
+    words: list[str] = []
+    for word in argv:
+        if word == "{vmckpt}":
+            words += vmckpt
+        else:
+            for name, place in places.items():
+                word = word.replace(f"{{{name}}}", place)  # noqa: PLW2901 - the word, filled in step by step
+            words.append(word)
+    return words
+
+
+def _synced(contender: Contender) -> Contender:
+    # The same with an fsync of its output, which vmckpt always does.
+    script = 'output=$1; shift; "$@" && sync "$output"'
+    argv = ("sh", "-c", script, "sh", "{output}", *contender.argv)
+    return Contender(f"{contender.id}, fsync", argv, contender.prepare, contender.needs, contender.raw_only)
+
+
+def _save(codec: str) -> Contender:
+    argv = ("{vmckpt}", "save", "{image}", "{output}")
+    return Contender(f"vmckpt save --codec {codec}", (*argv, "--codec", codec))
+
+
+def _restore(codec: str) -> Contender:
+    return Contender(
+        f"vmckpt restore ({codec})",
+        ("{vmckpt}", "restore", "{packed}", "{output}"),
+        ("{vmckpt}", "save", "{image}", "{packed}", "--codec", codec),
+    )
+
+
+_LZ4 = Contender("lz4 -1", ("lz4", "-1", "-q", "-f", "{image}", "{output}"), needs=("lz4",))
+_ZSTD_T2 = Contender("zstd -1 -T2", ("zstd", "-1", "-T2", "-q", "{image}", "-o", "{output}"), needs=("zstd",))
+_ZSTD_LONG = Contender(
+    "zstd -1 --long=27", ("zstd", "-1", "--long=27", "-q", "{image}", "-o", "{output}"), needs=("zstd",)
+)
+_CP_SPARSE = Contender("cp --sparse=always", ("cp", "--sparse=always", "{image}", "{output}"), needs=("cp",))
+_CP = Contender("cp", ("cp", "{image}", "{output}"), needs=("cp",))
+
+QEMU = Contender("QEMU migrate", (), needs=(qemu.PROGRAM,), raw_only=True)
+QEMU_SYNC = Contender("QEMU migrate, fsync", (), needs=(qemu.PROGRAM, "sync"), raw_only=True)
+
+_SAVE = Experiment(
+    "save",
+    "Save",
+    (
+        Contender("vmckpt save", ("{vmckpt}", "save", "{image}", "{output}")),
+        *(_save(codec) for codec in ("lz4", "zstd", "raw")),
+        *(_LZ4, _synced(_LZ4), _ZSTD_T2, _synced(_ZSTD_T2), _ZSTD_LONG),
+        *(_CP_SPARSE, _CP, _synced(_CP), QEMU, QEMU_SYNC),
+    ),
+    "image",
+)
+
+_UNLZ4 = Contender(
+    "lz4 -d",
+    ("lz4", "-d", "-q", "-f", "{packed}", "{output}"),
+    ("lz4", "-1", "-q", "-f", "{image}", "{packed}"),
+    ("lz4",),
+)
+_UNZSTD = Contender(
+    "zstd -d",
+    ("zstd", "-d", "-q", "{packed}", "-o", "{output}"),
+    ("zstd", "-1", "-T2", "-q", "-f", "{image}", "-o", "{packed}"),
+    ("zstd",),
+)
+_UNZSTD_LONG = Contender(
+    "zstd -d --long=27",
+    ("zstd", "-d", "--long=27", "-q", "{packed}", "-o", "{output}"),
+    ("zstd", "-1", "--long=27", "-q", "-f", "{image}", "-o", "{packed}"),
+    ("zstd",),
+)
+
+_RESTORE = Experiment(
+    "restore",
+    "Restore to a sparse raw file",
+    (
+        Contender(
+            "vmckpt restore",
+            ("{vmckpt}", "restore", "{packed}", "{output}"),
+            ("{vmckpt}", "save", "{image}", "{packed}"),
+        ),
+        *(_restore(codec) for codec in ("zstd", "raw")),
+        *(_UNLZ4, _synced(_UNLZ4), _UNZSTD, _synced(_UNZSTD), _UNZSTD_LONG),
+    ),
+    "raw image",
+    packed=True,
+)
+
+_VERIFY = Experiment(
+    "verify",
+    "Verify the compressed file",
+    (
+        Contender(
+            "vmckpt verify", ("{vmckpt}", "verify", "{packed}"), ("{vmckpt}", "save", "{image}", "{packed}")
+        ),
+        Contender("lz4 -t", ("lz4", "-t", "-q", "{packed}"), _UNLZ4.prepare, ("lz4",)),
+        Contender("zstd -t", ("zstd", "-t", "-q", "{packed}"), _UNZSTD.prepare, ("zstd",)),
+    ),
+    "image",
+    packed=True,
+)
+
+_DIGEST = Experiment(
+    "digest",
+    "Digest of the memory",
+    (
+        Contender("vmckpt digest", ("{vmckpt}", "digest", "{image}")),
+        Contender(
+            "vmckpt digest (checkpoint)",
+            ("{vmckpt}", "digest", "{packed}"),
+            ("{vmckpt}", "save", "{image}", "{packed}"),
+        ),
+        Contender("sha256sum", ("sha256sum", "{image}"), needs=("sha256sum",)),
+        Contender("xxh128sum", ("xxh128sum", "{image}"), needs=("xxh128sum",)),
+        Contender("cat", ("cat", "{image}"), needs=("cat",)),
+    ),
+    "image",
+    packed=True,
+)
+
+_VERSION = Experiment(
+    "version",
+    "Start-up",
+    (
+        Contender("vmckpt --version", ("{vmckpt}", "--version")),
+        Contender("vmckpt --help", ("{vmckpt}", "--help")),
+        Contender("python -c pass", ("{python}", "-c", "pass")),
+        Contender("zstd --version", ("zstd", "--version"), needs=("zstd",)),
+    ),
+    "none",
+    run_factor=4,
+)
+
+_INFO = Experiment(
+    "info",
+    "Opening a checkpoint of 64 GiB",
+    (
+        Contender(
+            "vmckpt info", ("{vmckpt}", "info", "{packed}"), ("{vmckpt}", "save", "{image}", "{packed}")
+        ),
+    ),
+    "big sparse",
+    packed=True,
+    run_factor=4,
+)
+
+EXPERIMENTS: tuple[Experiment, ...] = (_SAVE, _RESTORE, _VERIFY, _DIGEST, _VERSION, _INFO)
+"""All experiments; peak memory is measured for those that write (`save`, `restore`), in runs of its own."""

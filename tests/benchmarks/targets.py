@@ -1,0 +1,156 @@
+"""The figures that issue 2 asks for, and whether an outcome meets them: pure, no I/O.
+
+They are judged and printed after a run, not asserted: what a figure is bounded by belongs in docs/performance.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from tests.benchmarks.images import Image
+from tests.benchmarks.report import Table, measure_text
+from tests.benchmarks.results import Outcome, ratio
+
+__all__ = ["TARGETS", "Target", "Verdict", "judge", "verdict_table"]
+
+_MIB = 1 << 20
+_GIB = 1 << 30
+
+
+class Bound(Enum):
+    """On which side of its bound a value has to lie."""
+
+    AT_LEAST = "≥"
+    MORE_THAN = ">"
+    AT_MOST = "≤"
+    LESS_THAN = "<"
+
+    def holds(self, value: float, bound: float) -> bool:
+        """Whether `value` keeps `bound`."""
+        if self is Bound.AT_LEAST:
+            return value >= bound
+        if self is Bound.MORE_THAN:
+            return value > bound
+        return value <= bound if self is Bound.AT_MOST else value < bound
+
+
+Quantity = Literal["speed", "size", "time", "memory"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One figure: a quantity of one contender, alone or against a peer, on some images."""
+
+    experiment: str
+    """Id of the experiment."""
+    subject: str
+    """Id of the contender that is judged."""
+    quantity: Quantity
+    """`speed`: the peer's median time over the subject's; `size`: the subject's file over the peer's;
+    `time`: seconds; `memory`: bytes of peak proportional set size."""
+    bound: Bound
+    """On which side of `limit` the value has to lie."""
+    limit: float
+    """A ratio, seconds or bytes, as the quantity has it."""
+    peer: str = ""
+    """Id of the contender it is compared with, for the two ratios."""
+    sizes_bytes: tuple[int, ...] = ()
+    """Sizes of memory it is asked for; empty for all."""
+    real_only: bool = True
+    """Whether it is asked for real guests only."""
+
+    def applies(self, image: Image) -> bool:
+        """Whether it is asked for on `image`."""
+        if self.real_only and not image.real:
+            return False
+        return not self.sizes_bytes or any(image.about(size) for size in self.sizes_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came out for one target on one image."""
+
+    target: Target
+    """What was asked for."""
+    image: str
+    """Name of the image; empty when there was none that it applies to."""
+    value: float | None
+    """What was measured, in the target's unit; None when it was not."""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the value keeps the bound; None when it was not measured."""
+        return None if self.value is None else self.target.bound.holds(self.value, self.target.limit)
+
+
+_SMALL_AND_LARGE = (512 * _MIB, 2 * _GIB)
+_SAVE, _SAVE_ZSTD = ("save", "vmckpt save"), ("save", "vmckpt save --codec zstd")
+
+TARGETS: tuple[Target, ...] = (
+    Target(*_SAVE, "speed", Bound.AT_LEAST, 5.0, "lz4 -1", (2 * _GIB,)),
+    Target(*_SAVE, "speed", Bound.AT_LEAST, 2.0, "lz4 -1", (512 * _MIB,)),
+    Target(*_SAVE, "size", Bound.AT_MOST, 0.6, "lz4 -1", (2 * _GIB,)),
+    Target(*_SAVE, "size", Bound.AT_MOST, 1.0, "lz4 -1"),
+    Target(*_SAVE, "speed", Bound.MORE_THAN, 1.0, "zstd -1 -T2", _SMALL_AND_LARGE),
+    Target(*_SAVE, "speed", Bound.AT_LEAST, 1.0, "QEMU migrate", (2 * _GIB,)),
+    Target(*_SAVE_ZSTD, "size", Bound.AT_MOST, 1.0, "zstd -1 --long=27", _SMALL_AND_LARGE),
+    Target(*_SAVE_ZSTD, "speed", Bound.AT_LEAST, 1.0, "zstd -1 -T2", _SMALL_AND_LARGE),
+    Target("restore", "vmckpt restore", "speed", Bound.AT_LEAST, 3.0, "lz4 -d"),
+    Target(*_SAVE, "memory", Bound.LESS_THAN, 256.0 * _MIB, real_only=False),
+    Target(*_SAVE_ZSTD, "memory", Bound.LESS_THAN, 256.0 * _MIB, real_only=False),
+    Target("restore", "vmckpt restore", "memory", Bound.LESS_THAN, 256.0 * _MIB, real_only=False),
+    Target("version", "vmckpt --version", "time", Bound.LESS_THAN, 0.060, real_only=False),
+    Target("info", "vmckpt info", "time", Bound.LESS_THAN, 0.200, real_only=False),
+)
+"""Issue 2, "What it must show": two cores, page cache warm, ratios of medians from one run."""
+
+
+def judge(outcome: Outcome, images: Mapping[str, Image]) -> list[Verdict]:
+    """A verdict for each target on each image that it was measured on, and one for a target that nothing measured."""
+    verdicts = []
+    for target in TARGETS:
+        values = [
+            Verdict(target, name, value)
+            for name, image in images.items()
+            if target.applies(image) and (value := _value(outcome, target, name)) is not None
+        ]
+        verdicts += values or [Verdict(target, "", None)]
+    return verdicts
+
+
+def verdict_table(verdicts: list[Verdict]) -> Table:
+    """The verdicts for a person."""
+    words = {True: "met", False: "MISSED", None: "not measured"}
+    rows = []
+    for verdict in verdicts:
+        target = verdict.target
+        what = f"{target.subject}: {target.quantity}"
+        if target.peer:
+            what += f" against {target.peer}"
+        value = "" if verdict.value is None else _text(target, verdict.value)
+        asked = f"{target.bound.value} {_text(target, target.limit)}"
+        rows.append((what, verdict.image, asked, value, words[verdict.met]))
+    return Table("Issue 2's figures", ("figure", "image", "asked", "measured", ""), tuple(rows))
+
+
+def _value(outcome: Outcome, target: Target, image: str) -> float | None:
+    if target.quantity == "memory":
+        wanted = (target.experiment, image, target.subject)
+        peaks = [f.pss_bytes for f in outcome.footprints if (f.experiment, f.image, f.contender) == wanted]
+        return max(peaks, default=None)
+    subject = outcome.result(target.experiment, image, target.subject)
+    if subject is None or subject.wall_s is None:
+        return None
+    if target.quantity == "time":
+        return subject.wall_s.median
+    peer = outcome.result(target.experiment, image, target.peer)
+    if peer is None or peer.wall_s is None:
+        return None
+    if target.quantity == "size":
+        return ratio(subject.file_bytes, peer.file_bytes)
+    return ratio(peer.wall_s.median, subject.wall_s.median)
+
+
+def _text(target: Target, value: float) -> str:
+    return measure_text(value, {"time": "s", "memory": "bytes"}.get(target.quantity, "x"))

@@ -1,0 +1,164 @@
+"""Output files that appear whole or not at all.
+
+    open ──▶ a file without a name ──▶ write ──▶ fsync ──▶ link under the final name ──▶ fsync of the directory
+                    │ killed here: the kernel frees it, nothing is left
+
+The file has no name (O_TMPFILE) until `commit`, so a killed run leaves no litter. Where the file system cannot do that,
+a hidden `.NAME.PID.part` beside the output stands in; it is locked while its run lives, and the next run for the same
+output removes those that nobody locks. Every command that writes a file goes through here.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from types import TracebackType
+from typing import Self
+
+from vmckpt.errors import IoError
+
+__all__ = ["AtomicFile", "start_writeback"]
+
+# O_TMPFILE on a file system, or a kernel, that does not have it.
+_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EPERM})
+
+
+class AtomicFile:
+    """A new file, mode 0600, that takes its name at `commit`; leaving the context without one leaves nothing.
+
+    Attributes:
+        fd: the descriptor, open for reading and writing, empty at first.
+        path: the name it will have.
+    """
+
+    def __init__(self, path: str, *, force: bool = False) -> None:
+        """Open the file.
+
+        Args:
+            path: its final name.
+            force: replace what is there already.
+
+        Raises:
+            IoError: something of that name is there (and `force` is not given, or it is no regular file), or the
+                directory cannot be written.
+        """
+        self.path = path
+        self._force = force
+        self._base = os.path.basename(path)
+        self._part: str | None = None
+        self._refuse_existing()
+        try:
+            self._directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise IoError.of(error, "cannot open the directory to write to", path=path) from error
+        try:
+            self.fd = self._open()
+        except OSError as error:
+            os.close(self._directory)
+            raise IoError.of(error, "cannot create the file", path=path) from error
+
+    def _refuse_existing(self) -> None:
+        try:
+            mode = os.lstat(self.path).st_mode
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise IoError.of(error, "cannot look for an earlier file", path=self.path) from error
+        if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+            raise IoError(
+                "cannot write here: something that is no regular file has this name", path=self.path
+            )
+        if not self._force:
+            raise IoError("the file exists already; --force replaces it", path=self.path)
+
+    def _open(self) -> int:
+        if hasattr(os, "O_TMPFILE"):
+            try:
+                fd = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=self._directory)
+            except OSError as error:
+                if error.errno not in _NO_TMPFILE:
+                    raise
+            else:
+                if os.path.exists(f"/proc/self/fd/{fd}"):  # else it could not be given a name later
+                    return fd
+                os.close(fd)
+        self._sweep()
+        self._part = f".{self._base}.{os.getpid()}.part"
+        fd = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._directory)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return fd
+
+    def _sweep(self) -> None:
+        """Remove the parts of killed runs: those that no living run has locked."""
+        for name in os.listdir(self._directory):
+            if not (name.startswith(f".{self._base}.") and name.endswith(".part")):
+                continue
+            with contextlib.suppress(OSError):  # locked, or swept by somebody else meanwhile
+                fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=self._directory)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(name, dir_fd=self._directory)
+                finally:
+                    os.close(fd)
+
+    def commit(self) -> None:
+        """Make the file durable, give it its name, and make the name durable.
+
+        Raises:
+            IoError: a step failed, or without `force` a file of that name has appeared meanwhile.
+        """
+        try:
+            os.fsync(self.fd)
+            self._publish()
+            os.fsync(self._directory)
+        except FileExistsError as error:
+            raise IoError("the file exists already; --force replaces it", path=self.path) from error
+        except OSError as error:
+            raise IoError.of(error, "cannot finish the file", path=self.path) from error
+
+    def _publish(self) -> None:
+        if self._part is None:
+            name = self._base
+            if self._force:  # link() does not replace; rename() does
+                self._sweep()
+                name = self._part = f".{self._base}.{os.getpid()}.part"
+            # With directory descriptors this is linkat(AT_SYMLINK_FOLLOW), which gives an unnamed file a name.
+            here = self._directory
+            os.link(f"/proc/self/fd/{self.fd}", name, src_dir_fd=here, dst_dir_fd=here, follow_symlinks=True)
+        if self._part is not None:
+            if self._force:
+                os.replace(self._part, self._base, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            else:
+                os.link(self._part, self._base, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+                os.unlink(self._part, dir_fd=self._directory)
+            self._part = None
+
+    def close(self) -> None:
+        """Let go of the file; uncommitted, it is gone."""
+        if self._part is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._part, dir_fd=self._directory)
+            self._part = None
+        if self.fd >= 0:
+            os.close(self.fd)
+            os.close(self._directory)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def start_writeback(fd: int, offset: int, size_bytes: int) -> None:
+    """Ask the kernel to start writing a range that was just written, so that the fsync at the end has less to wait for.
+
+    On Linux, POSIX_FADV_DONTNEED starts write-back of dirty pages; it drops only clean ones, and these are not.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # advice: a pipe or an odd file system may refuse it
+            os.posix_fadvise(fd, offset, size_bytes, os.POSIX_FADV_DONTNEED)

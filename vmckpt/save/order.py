@@ -1,0 +1,70 @@
+"""In which order memory blocks are written, and which travel together. Pure.
+
+Layouts are Halite's (ATC'13, 4): *physical* follows guest-physical order, *random* ignores it, *access* puts blocks with
+active pages first, in the order in which they were touched.
+"""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from vmckpt.errors import UsageError
+from vmckpt.pages import PageRange
+
+__all__ = ["LAYOUTS", "batches", "block_numbers", "ordered"]
+
+LAYOUTS = ("physical", "random", "access")
+
+
+def block_numbers(ranges: Iterable[PageRange], block_pages: int) -> Iterator[int]:
+    """The memory blocks that ascending, disjoint page ranges touch, each once, ascending."""
+    following = 0
+    for start, end in ranges:
+        first = max(start // block_pages, following)
+        following = max(-(-end // block_pages), following)
+        yield from range(first, following)
+
+
+def ordered(
+    numbers: Iterable[int], layout: str, active_pages: Sequence[int], block_pages: int
+) -> Iterable[int]:
+    """Memory block numbers (ascending) in the order of `layout`.
+
+    Raises:
+        UsageError: there is no such layout, or there are no active pages to order by.
+    """
+    if layout == "physical":
+        return numbers
+    if layout == "random":
+        shuffled = list(numbers)
+        random.Random(0).shuffle(shuffled)
+        return shuffled
+    if layout != "access":
+        raise UsageError(f"there is no layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
+    if not active_pages:
+        raise UsageError(
+            "the checkpoint records no active pages, so there is no access order to lay it out in"
+        )
+    known = dict.fromkeys(numbers)
+    first = [block for block in dict.fromkeys(page // block_pages for page in active_pages) if block in known]
+    return dict.fromkeys([*first, *known])
+
+
+def batches(numbers: Iterable[int], size: int) -> Iterator[tuple[int, ...]]:
+    """Groups of at most `size` memory blocks, in order."""
+    rest = iter(numbers)
+    while batch := tuple(islice(rest, size)):
+        yield batch
+
+
+def page_ranges(batch: Sequence[int], block_pages: int, page_count: int) -> Iterator[PageRange]:
+    """The pages of a batch, as few ranges as its order allows."""
+    start = end = -1
+    for number in batch:
+        if number != end:
+            if end > start:
+                yield PageRange(start * block_pages, end * block_pages)
+            start = number
+        end = number + 1
+    if end > start:
+        yield PageRange(start * block_pages, min(end * block_pages, page_count))
