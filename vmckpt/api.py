@@ -5,26 +5,31 @@ names. The command line adds words and tables to these and nothing else. Imports
 for them at its start.
 """
 
-import os
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+# Annotations name classes that are imported late.
+from __future__ import annotations
 
-from vmckpt.checkpoint.check import Problem
-from vmckpt.checkpoint.codec import CODEC_NAMES, Choice, choose
-from vmckpt.checkpoint.format import FORMAT_VERSION, SectionType
-from vmckpt.checkpoint.reader import Checkpoint
-from vmckpt.checkpoint.writer import CheckpointWriter, PageCounts, new_header
-from vmckpt.digest import fingerprint
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from vmckpt.errors import CorruptionError, IoError, UsageError
-from vmckpt.layout import PAGE_BYTES, Region
-from vmckpt.output import AtomicFile
-from vmckpt.pages import Source
-from vmckpt.sources import open_source
-from vmckpt.version import __version__
-from vmckpt.workers import usable_cores
+from vmckpt.layout import PAGE_BYTES
+from vmckpt.reports import (
+    CheckpointInfo,
+    PageCounts,
+    Problem,
+    RebuildReport,
+    RestoreReport,
+    SaveReport,
+    VerifyReport,
+)
+from vmckpt.workers import worker_count
+
+if TYPE_CHECKING:
+    from vmckpt.checkpoint.reader import Checkpoint
+    from vmckpt.pages import Source
+    from vmckpt.save.source import Carried
 
 __all__ = [
     "CheckpointInfo",
@@ -49,84 +54,19 @@ __all__ = [
 Progress = Callable[[int, int], None]
 """Told (done bytes, total bytes) as work goes on, from the calling thread."""
 
-STORAGE_BLOCK_BYTES = 1 << 20
+_STDOUT = 1
 
 
-class SaveReport(NamedTuple):
-    """What a save or a conversion wrote."""
+def open_source(path: str) -> Source:
+    """Open anything that holds guest memory, by its content; `-` is standard input. Use it in a `with` statement.
 
-    memory_bytes: int
-    file_bytes: int
-    elapsed_s: float
-    pages: PageCounts
-    active_pages: int
-    digest: str
-    """32 hex digits."""
-    codec: str
-    memory_block_bytes: int
-    storage_block_bytes: int
-    storage_blocks: int
+    Raises:
+        SourceError: it holds no memory that vmckpt reads.
+        IoError: it cannot be opened.
+    """
+    from vmckpt.sources import open_source as open_any
 
-    @property
-    def ratio(self) -> float:
-        """Bytes of memory for each byte of file."""
-        return self.memory_bytes / self.file_bytes
-
-
-class RestoreReport(NamedTuple):
-    """What an eager restore wrote."""
-
-    memory_bytes: int
-    file_bytes: int
-    elapsed_s: float
-    digest: str
-    format: str
-
-
-class VerifyReport(NamedTuple):
-    """What a verification found."""
-
-    ok: bool
-    problems: tuple[Problem, ...]
-    memory_bytes: int
-    """0 where the header itself is damaged."""
-    storage_blocks: int
-    elapsed_s: float
-
-
-class RebuildReport(NamedTuple):
-    """What making a new index came to."""
-
-    memory_bytes: int
-    file_bytes: int
-    storage_blocks: int
-    pages: PageCounts
-    digest: str
-    lost_sections: tuple[str, ...]
-    """Sections of the old file that could not be kept."""
-    elapsed_s: float
-
-
-class CheckpointInfo(NamedTuple):
-    """What a checkpoint says of itself."""
-
-    format_version: int
-    checkpoint_id: str
-    memory_bytes: int
-    page_bytes: int
-    regions: tuple[Region, ...]
-    pages: PageCounts
-    active_pages: int
-    codec: str
-    memory_block_bytes: int
-    storage_block_bytes: int
-    storage_blocks: int
-    file_bytes: int
-    digest: str
-    created: str
-    """When the memory was taken: ISO 8601, UTC."""
-    vcpu_state: bool
-    metadata: dict[str, object]
+    return open_any(path)
 
 
 def open_checkpoint(path: str) -> Checkpoint:
@@ -136,15 +76,9 @@ def open_checkpoint(path: str) -> Checkpoint:
         FormatError: it is no checkpoint, or one this version cannot read.
         CorruptionError: it was cut short or damaged.
     """
+    from vmckpt.checkpoint.reader import Checkpoint
+
     return Checkpoint.open(path)
-
-
-def _jobs(jobs: int | None) -> int:
-    if jobs is None:
-        return usable_cores()
-    if jobs < 1:
-        raise UsageError(f"{jobs} jobs cannot do any work: expected 1 or more")
-    return jobs
 
 
 def save(
@@ -162,7 +96,7 @@ def save(
     """Save the memory of an image, an ELF core or a checkpoint into a new checkpoint.
 
     Args:
-        source: path, or `-` for standard input.
+        source: path, or `-` for standard input. A checkpoint's sections (active pages, vCPU state) are kept.
         checkpoint: path, or `-` for standard output.
         codec: `lz4`, `zstd`, `raw`, or None for the best in about lz4's time.
         memory_block_bytes: unit of compression; a power of two.
@@ -177,112 +111,38 @@ def save(
         IoError: reading or writing failed, or the file exists.
         ChangedError: the source changed meanwhile.
     """
+    from vmckpt.checkpoint.codec import choose
+    from vmckpt.save.source import STORAGE_BLOCK_BYTES, Request, save_source
+
     started = time.perf_counter()
-    choice = _choice(codec, memory_block_bytes)
-    with open_source(source) as opened:
-        return _save(
-            opened,
-            checkpoint,
-            "physical",
-            choice,
-            storage_block_bytes or max(STORAGE_BLOCK_BYTES, 2 * choice.memory_block_bytes),
-            jobs=_jobs(jobs),
-            dedup=dedup,
-            force=force,
-            progress=progress,
-            started=started,
-        )
-
-
-def _choice(codec: str | None, memory_block_bytes: int | None) -> Choice:
     choice = choose(codec)
-    return choice._replace(memory_block_bytes=memory_block_bytes) if memory_block_bytes else choice
+    if memory_block_bytes is not None:
+        choice = choice._replace(memory_block_bytes=memory_block_bytes)
+    if storage_block_bytes is None:
+        storage_block_bytes = max(STORAGE_BLOCK_BYTES, 2 * choice.memory_block_bytes)
+    request = Request(choice, storage_block_bytes, "physical", worker_count(jobs), dedup, force)
+    with open_source(source) as opened:
+        kept = {"carried": _carried(opened)} if opened.kind == "checkpoint" else {}
+        report = save_source(opened, checkpoint, request, progress=progress, **kept)
+    return report._replace(elapsed_s=time.perf_counter() - started)
 
 
-def _save(
-    source: Source,
-    path: str,
-    layout: str,
-    choice: Choice,
-    storage_block_bytes: int,
-    *,
-    jobs: int,
-    dedup: bool,
-    force: bool,
-    progress: Progress | None,
-    started: float,
-) -> SaveReport:
-    """Write `source` in the block order of `layout`; a checkpoint as source keeps its sections and its time."""
-    from vmckpt.save.order import block_numbers, ordered  # noqa: PLC0415
-    from vmckpt.save.rest import save_at_rest  # noqa: PLC0415
+def _carried(source: Source) -> Carried:
+    """What a new checkpoint of the same memory keeps of `source`, a checkpoint."""
+    from vmckpt.checkpoint.format import SectionType
+    from vmckpt.checkpoint.reader import Checkpoint
+    from vmckpt.save.source import Carried
 
-    carried = source if isinstance(source, Checkpoint) else None
-    sizes = (choice.memory_block_bytes, storage_block_bytes)
-    header = new_header(
-        source.layout,
-        codec=choice.codec,
-        memory_block_bytes=sizes[0],
-        storage_block_bytes=sizes[1],
-        checkpoint_id=fingerprint(source.identity + f"{choice}{sizes}{layout}{dedup}".encode()),
-        created_ns=source.modified_ns,
-    )
-    ranges = list(source.data_ranges())
-    active = carried.active_pages() if carried else []
-    blocks = ordered(block_numbers(ranges, header.block_pages), layout, active, header.block_pages)
-    with _output(path, force) as (fd, commit):
-        writer = CheckpointWriter(fd, header, source.layout, path=path)
-        saved = save_at_rest(
-            source,
-            writer,
-            blocks,
-            choice=choice,
-            jobs=jobs,
-            dedup=dedup,
-            in_page_order=layout == "physical",
-            data_pages=sum(pages.pages for pages in ranges),
-            progress=progress,
-        )
-        source.check_unchanged()
-        memory_digest = saved.digest or (carried.digest if carried else b"")
-        sections = _carried_sections(carried)
-        writer.finish(memory_digest, saved.counts, active_pages=len(active), sections=sections)
-        commit()
-    return SaveReport(
-        memory_bytes=source.layout.memory_bytes,
-        file_bytes=writer.file_bytes,
-        elapsed_s=time.perf_counter() - started,
-        pages=saved.counts,
-        active_pages=len(active),
-        digest=memory_digest.hex(),
-        codec=CODEC_NAMES[choice.codec],
-        memory_block_bytes=sizes[0],
-        storage_block_bytes=sizes[1],
-        storage_blocks=writer.storage_blocks,
-    )
-
-
-def _carried_sections(checkpoint: Checkpoint | None) -> list[tuple[int, bytes]]:
-    """What a new checkpoint of the same memory keeps of an earlier one."""
-    if checkpoint is None:
-        return [(SectionType.METADATA, b'{"writer":"vmckpt %s"}' % __version__.encode())]
+    assert isinstance(source, Checkpoint)
     kept = (
         SectionType.ACTIVE_PAGES,
         SectionType.VCPU_STATE,
         SectionType.DEVICE_STATE,
         SectionType.METADATA,
     )
-    bodies = ((section_type, checkpoint.section(section_type)) for section_type in kept)
-    return [(section_type, body) for section_type, body in bodies if body is not None]
-
-
-@contextmanager
-def _output(path: str, force: bool) -> Iterator[tuple[int, Callable[[], None]]]:
-    """A descriptor to write to, and what to call when all is written."""
-    if path == "-":
-        yield sys.stdout.fileno(), lambda: None
-        return
-    with AtomicFile(path, force=force) as out:
-        yield out.fd, out.commit
+    bodies = ((section_type, source.section(section_type)) for section_type in kept)
+    sections = [(section_type, body) for section_type, body in bodies if body is not None]
+    return Carried(source.digest, source.active_pages(), sections)
 
 
 def convert(
@@ -317,23 +177,18 @@ def convert(
         CorruptionError: the checkpoint is damaged.
         IoError: reading or writing failed, or the file exists.
     """
+    from vmckpt.checkpoint.codec import CODEC_NAMES, choose
+    from vmckpt.save.source import Request, save_source
+
     started = time.perf_counter()
     with open_checkpoint(checkpoint) as opened:
         header = opened.header
-        choice = choose(codec or CODEC_NAMES[header.codec])
-        memory = memory_block_bytes or header.memory_block_bytes
-        return _save(
-            opened,
-            new,
-            layout,
-            choice._replace(memory_block_bytes=memory),
-            storage_block_bytes or max(header.storage_block_bytes, 2 * memory),
-            jobs=_jobs(jobs),
-            dedup=True,
-            force=force,
-            progress=progress,
-            started=started,
-        )
+        memory_bytes = memory_block_bytes or header.memory_block_bytes
+        choice = choose(codec or CODEC_NAMES[header.codec])._replace(memory_block_bytes=memory_bytes)
+        storage_bytes = storage_block_bytes or max(header.storage_block_bytes, 2 * memory_bytes)
+        request = Request(choice, storage_bytes, layout, worker_count(jobs), dedup=True, force=force)
+        report = save_source(opened, new, request, carried=_carried(opened), progress=progress)
+    return report._replace(elapsed_s=time.perf_counter() - started)
 
 
 def restore(
@@ -360,8 +215,9 @@ def restore(
         IoError: reading or writing failed, or the file exists.
         UsageError: there is no such format.
     """
-    from vmckpt.restore.eager import restore_image, stream_image  # noqa: PLC0415
-    from vmckpt.restore.image import plan_elf, plan_raw  # noqa: PLC0415
+    from vmckpt.output import AtomicFile
+    from vmckpt.restore.eager import restore_image, stream_image
+    from vmckpt.restore.image import plan_elf, plan_raw
 
     started = time.perf_counter()
     if format not in {"raw", "elf"}:
@@ -373,7 +229,7 @@ def restore(
         else:
             with AtomicFile(output, force=force) as out:
                 memory_digest = restore_image(
-                    opened, plan, out.fd, output, jobs=_jobs(jobs), progress=progress
+                    opened, plan, out.fd, output, jobs=worker_count(jobs), progress=progress
                 )
                 out.commit()
         memory_bytes = opened.layout.memory_bytes
@@ -384,7 +240,7 @@ def restore(
 def _write_stdout(data: memoryview) -> None:
     try:
         while data:
-            data = data[os.write(sys.stdout.fileno(), data) :]
+            data = data[os.write(_STDOUT, data) :]
     except OSError as error:
         raise IoError.of(error, "cannot write to standard output") from error
 
@@ -396,8 +252,11 @@ def info(checkpoint: str) -> CheckpointInfo:
         FormatError: it is no checkpoint, or one this version cannot read.
         CorruptionError: it was cut short or damaged where this looks.
     """
-    import json  # noqa: PLC0415
-    from datetime import UTC, datetime  # noqa: PLC0415
+    import json
+    from datetime import UTC, datetime
+
+    from vmckpt.checkpoint.codec import CODEC_NAMES
+    from vmckpt.checkpoint.format import FORMAT_VERSION, SectionType
 
     with open_checkpoint(checkpoint) as opened:
         header = opened.header
@@ -433,12 +292,12 @@ def verify(checkpoint: str, *, jobs: int | None = None, progress: Progress | Non
         FormatError: it is no checkpoint, or one this version cannot read.
         IoError: it could not be read.
     """
-    from vmckpt.checkpoint.check import problems_of  # noqa: PLC0415
+    from vmckpt.checkpoint.check import problems_of
 
     started = time.perf_counter()
     try:
         with open_checkpoint(checkpoint) as opened:
-            problems = tuple(problems_of(opened, jobs=_jobs(jobs), progress=progress))
+            problems = tuple(problems_of(opened, jobs=worker_count(jobs), progress=progress))
             memory_bytes, storage_blocks = opened.layout.memory_bytes, opened.summary.storage_blocks
     except CorruptionError as error:
         problems = (Problem("file", error.offset, (), error.message),)
@@ -456,7 +315,8 @@ def rebuild_index(
         CorruptionError: a storage block is damaged or missing: memory would be wrong, so nothing is written.
         IoError: reading or writing failed, or the file exists.
     """
-    from vmckpt.checkpoint.rebuild import rebuild  # noqa: PLC0415
+    from vmckpt.checkpoint.rebuild import rebuild
+    from vmckpt.output import AtomicFile
 
     started = time.perf_counter()
     with AtomicFile(new, force=force) as out:
@@ -473,9 +333,7 @@ def digest(source: str, *, jobs: int | None = None, progress: Progress | None = 
         CorruptionError: it is a checkpoint, and damaged where this looks.
         IoError: reading failed.
     """
-    from vmckpt.sources.hashes import digest_of  # noqa: PLC0415
+    from vmckpt.sources.hashes import digest_of
 
     with open_source(source) as opened:
-        if isinstance(opened, Checkpoint):
-            return opened.computed_digest().hex()
-        return digest_of(opened, jobs=_jobs(jobs), progress=progress).hex()
+        return digest_of(opened, jobs=worker_count(jobs), progress=progress).hex()

@@ -13,7 +13,6 @@ terminal reaches them too, and the coordinator decides.
 
 import contextlib
 import os
-import pickle
 import select
 import signal
 import struct
@@ -22,18 +21,26 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from vmckpt.errors import VmckptError, WorkerError
+from vmckpt.errors import UsageError, VmckptError, WorkerError
 
-__all__ = ["Channel", "Crew", "usable_cores"]
+__all__ = ["Channel", "Crew", "worker_count"]
 
 _FRAME = struct.Struct("<I")
 _FAILED = 1 << 31  # set in a frame's length: the body is a pickled error
 _READ_BYTES = 1 << 16
 
 
-def usable_cores() -> int:
-    """How many processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def worker_count(jobs: int | None) -> int:
+    """How many workers `jobs` stands for: None, one for each processor that this process may run on.
+
+    Raises:
+        UsageError: less than one.
+    """
+    if jobs is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if jobs < 1:
+        raise UsageError(f"{jobs} jobs cannot do any work: expected 1 or more")
+    return jobs
 
 
 class _Frames:
@@ -80,6 +87,8 @@ class Channel:
 
     def fail(self, error: VmckptError) -> None:
         """Report an error; the coordinator's `receive` raises it."""
+        import pickle  # noqa: PLC0415 start-up: seldom needed
+
         body = pickle.dumps(error)
         _write_all(self._writing, _FRAME.pack(len(body) | _FAILED) + body)
 
@@ -160,6 +169,8 @@ class Crew:
             raise WorkerError(f"a worker process ended before its work did: {self._end_of(worker)}")
         for failed, body in self._frames[worker].feed(received):
             if failed:
+                import pickle  # noqa: PLC0415 start-up: seldom needed
+
                 error = pickle.loads(body)  # noqa: S301 our own child's bytes
                 raise error
             yield body

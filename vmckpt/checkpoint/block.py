@@ -165,23 +165,23 @@ def pattern_hash(word: bytes) -> bytes:
     return checksum(word * (PAGE_BYTES // 8)).to_bytes(8, "little")
 
 
-def pack_record(block: MemoryBlock) -> bytes:
-    """A directory record."""
-    stored, pattern, duplicate = (block.kinds.count(kind) for kind in (STORED, PATTERN, DUPLICATE))
+def pack_record(block: MemoryBlock, payload_offset: int, stored_bytes: int) -> bytes:
+    """A directory record; where its compressed pages lie is given apart, as only the staging buffer knows."""
+    kinds = block.kinds
     fixed = RECORD.pack(
         block.number,
         block.generation,
-        block.payload_offset,
-        block.stored_bytes,
+        payload_offset,
+        stored_bytes,
         block.codec,
         0,
-        len(block.kinds),
-        stored,
-        pattern,
-        duplicate,
+        len(kinds),
+        kinds.count(STORED),
+        kinds.count(PATTERN),
+        kinds.count(DUPLICATE),
         0,
     )
-    return b"".join((fixed, block.kinds, block.hashes, block.patterns, block.references))
+    return b"".join((fixed, kinds, block.hashes, block.patterns, block.references))
 
 
 def pack_head(

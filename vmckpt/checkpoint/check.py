@@ -5,7 +5,6 @@ goes on, and lists for people and scripts all that is wrong, where, and which pa
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from vmckpt.checkpoint.block import MemoryBlock
 from vmckpt.checkpoint.format import (
@@ -17,25 +16,15 @@ from vmckpt.checkpoint.format import (
     SectionType,
 )
 from vmckpt.checkpoint.reader import Checkpoint, Place
+from vmckpt.digest import Digest
 from vmckpt.errors import CorruptionError
 from vmckpt.pages import PageRange
+from vmckpt.reports import Problem
 from vmckpt.workers import Channel, Crew
 
-__all__ = ["Problem", "problems_of", "prove_metadata"]
+__all__ = ["problems_of", "prove_metadata"]
 
 Progress = Callable[[int, int], None]
-
-
-class Problem(NamedTuple):
-    """Something wrong with a checkpoint."""
-
-    kind: str
-    """`file`, `coverage`, `section`, `index`, `storage block`, `reference`, `counts` or `digest`."""
-    offset: int | None
-    """File offset where it shows, in bytes."""
-    pages: tuple[PageRange, ...]
-    """The pages whose content is lost or in doubt."""
-    message: str
 
 
 def prove_metadata(checkpoint: Checkpoint) -> bytes:
@@ -44,7 +33,7 @@ def prove_metadata(checkpoint: Checkpoint) -> bytes:
     Raises:
         CorruptionError: something is wrong.
     """
-    for prove in (_prove_sections, _prove_coverage, _prove_counts, _prove_digest):
+    for prove in (_prove_sections, _prove_coverage, _prove_blocks):
         prove(checkpoint)
     return checkpoint.digest
 
@@ -89,42 +78,43 @@ def _prove_coverage(checkpoint: Checkpoint) -> None:
         )
 
 
-def _prove_counts(checkpoint: Checkpoint) -> None:
-    """The summary says what the directories say, and the last storage block alone is marked as such."""
+def _prove_blocks(checkpoint: Checkpoint) -> None:
+    """The summary says what the directories of the blocks that the map leads to say: counts, digest, the last block."""
+    digest = Digest()
     found = dict.fromkeys((STORED, PATTERN, DUPLICATE), 0)
-    memory_blocks = 0
+    for number, place in checkpoint.places():
+        block = checkpoint.memory_block(place)
+        if block.number != number:
+            raise CorruptionError(
+                f"the map puts memory block {number} where memory block {block.number} is",
+                path=checkpoint.name,
+            )
+        for kind in found:
+            found[kind] += block.kinds.count(kind)
+        digest.add_zeros(number * checkpoint.header.block_pages - digest.pages)
+        digest.add(block.page_hashes())
+    digest.add_zeros(checkpoint.header.page_count - digest.pages)
+    _compare_summary(checkpoint, tuple(found.values()), digest.bytes())
+
+
+def _compare_summary(checkpoint: Checkpoint, counts: tuple[int, ...], digest: bytes) -> None:
     summary = checkpoint.summary
-    for number in range(summary.storage_blocks):
-        head = checkpoint.head(number)
-        memory_blocks += len(head.memory_blocks)
-        for slot, block in enumerate(head.memory_blocks):
-            if checkpoint.place_of(block.number) == (number, slot):
-                for kind in found:
-                    found[kind] += block.kinds.count(kind)
-    last = [checkpoint.head(number).header.flags for number in _last_two(summary.storage_blocks)]
-    claimed = (summary.stored_pages, summary.pattern_pages, summary.duplicate_pages, summary.memory_blocks)
-    counted = (*found.values(), memory_blocks)
-    if counted != claimed or summary.zero_pages != checkpoint.header.page_count - sum(found.values()):
+    entries = [checkpoint.storage_entry(number) for number in range(summary.storage_blocks)]
+    memory_blocks = sum(entry.memory_blocks for entry in entries)
+    claimed = (summary.stored_pages, summary.pattern_pages, summary.duplicate_pages, summary.zero_pages)
+    counted = (*counts, checkpoint.header.page_count - sum(counts))
+    if (counted, memory_blocks) != (claimed, summary.memory_blocks) or summary.reserved:
         raise CorruptionError(
-            f"the summary says {claimed} stored, pattern and duplicate pages and memory blocks, the file has {counted}",
+            f"the summary says {claimed} stored, pattern, duplicate and zero pages in {summary.memory_blocks} memory "
+            f"blocks, the file has {counted} in {memory_blocks}",
             path=checkpoint.name,
         )
-    if not last or sum(flags & LAST for flags in last) != LAST:
+    last = max(range(len(entries)), key=lambda number: entries[number].offset, default=None)
+    if last is None or not checkpoint.head(last).header.flags & LAST:
+        raise CorruptionError("the last storage block is not marked as such", path=checkpoint.name)
+    if digest != checkpoint.digest:
         raise CorruptionError(
-            "no storage block, or more than one, is marked as the last", path=checkpoint.name
-        )
-
-
-def _last_two(count: int) -> range:
-    return range(max(count - 2, 0), count)
-
-
-def _prove_digest(checkpoint: Checkpoint) -> None:
-    computed = checkpoint.computed_digest()
-    if computed != checkpoint.digest:
-        raise CorruptionError(
-            f"the memory's digest is {computed.hex()}, expected {checkpoint.digest.hex()}",
-            path=checkpoint.name,
+            f"the memory's digest is {digest.hex()}, expected {checkpoint.digest.hex()}", path=checkpoint.name
         )
 
 
@@ -142,8 +132,7 @@ def problems_of(checkpoint: Checkpoint, *, jobs: int, progress: Progress | None 
     for kind, prove in (
         ("section", _prove_sections),
         ("coverage", _prove_coverage),
-        ("counts", _prove_counts),
-        ("digest", _prove_digest),
+        ("blocks", _prove_blocks),
     ):
         try:
             prove(checkpoint)

@@ -1,228 +1,36 @@
-"""Reads a checkpoint: header, footer and section table at once, everything else when it is asked for.
+"""A checkpoint as a source of pages (`pages.Source`): it can be digested, compared and saved again like any other.
 
-    open    header + footer + section table: a few KiB, whatever the size of the memory
-    read    page ─▶ memory block ─▶ map piece ─▶ storage block (one read, proved, kept a while) ─▶ pages
+    page ─▶ memory block ─▶ map piece ─▶ storage block (one read, proved, kept a while) ─▶ pages
 
-A `Checkpoint` is a source like any other (`pages.Source`), so it can be digested, compared and saved again. It keeps the
-descriptor it was opened with, and stays valid when the file is renamed or unlinked. After a fork each process has its
-own caches; threads must not share one.
+After a fork each process has its own caches; threads must not share one.
 """
 
-import os
-import sys
-from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
-from types import TracebackType
-from typing import NamedTuple, Self
 
-from vmckpt.checkpoint.block import MemoryBlock, StorageBlock, check_payload, unpack_head
-from vmckpt.checkpoint.format import (
-    ABSENT,
-    DUPLICATE,
-    FOOTER,
-    MAP_ENTRY,
-    PATTERN,
-    REQUIRED,
-    SECTION,
-    SECTION_ENTRY,
-    SECTION_MAGIC,
-    STORAGE_ENTRY,
-    STORAGE_HEADER,
-    STORED,
-    SUMMARY,
-    Limits,
-    Section,
-    SectionEntry,
-    SectionType,
-    Summary,
-    unpack_footer,
-    unpack_header,
-)
-from vmckpt.checkpoint.index import PieceReader
-from vmckpt.checkpoint.writer import PageCounts
-from vmckpt.digest import Digest, checksum, checksum_of
-from vmckpt.errors import CorruptionError, FormatError, IoError
-from vmckpt.layout import PAGE_BYTES, Layout
-from vmckpt.pages import PageRange, page_view
+from vmckpt.checkpoint.block import MemoryBlock, StorageBlock
+from vmckpt.checkpoint.file import CheckpointFile, Place
+from vmckpt.checkpoint.format import DUPLICATE, PATTERN, STORED
+from vmckpt.digest import Digest
+from vmckpt.errors import CorruptionError
+from vmckpt.pages import PAGE_BYTES, PageRange, page_view
 
-__all__ = ["Checkpoint", "Place", "StorageEntry"]
+__all__ = ["Checkpoint", "Place"]
 
 _CACHED_STORAGE_BLOCKS = 4
-_CACHED_HEADS = 64
 _CACHED_MEMORY_BLOCKS = 16
 
 
-class Place(NamedTuple):
-    """Where a memory block lies."""
-
-    storage_block: int
-    slot: int
-
-
-class StorageEntry(NamedTuple):
-    """Where a storage block lies."""
-
-    offset: int
-    size_bytes: int
-    memory_blocks: int
-    stream: int
-
-
-class Checkpoint:
-    """An open checkpoint.
-
-    Attributes:
-        header: as written.
-        sections: section type -> its line of the section table.
-        file_bytes: the file's length.
-    """
+class Checkpoint(CheckpointFile):
+    """An open checkpoint, read by page number."""
 
     kind = "checkpoint"
 
     def __init__(self, fd: int, name: str) -> None:
-        """Open the checkpoint on `fd`, which it closes in the end; `name` is for messages.
-
-        Raises:
-            FormatError: it is no checkpoint, or one that this version cannot read.
-            CorruptionError: it was cut short or damaged where opening looks.
-            IoError: it could not be read.
-        """
-        self._fd = fd
-        self.name = name
-        self.file_bytes = os.fstat(fd).st_size
-        try:
-            self._open()
-        except (CorruptionError, FormatError) as error:
-            raise self._placed(error) from error
-        self._heads: OrderedDict[int, StorageBlock] = OrderedDict()
+        """Open the checkpoint on `fd`; raises what `CheckpointFile` does."""
+        super().__init__(fd, name)
         self._blocks: OrderedDict[int, tuple[StorageBlock, memoryview]] = OrderedDict()
         self._plain: OrderedDict[Place, memoryview] = OrderedDict()
-
-    @classmethod
-    def open(cls, path: str) -> Self:
-        """Open the file at `path`; raises what the constructor does."""
-        try:
-            fd = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise IoError.of(error, "cannot open the checkpoint", path=path) from error
-        return cls.from_descriptor(fd, path)
-
-    @classmethod
-    def from_descriptor(cls, fd: int, name: str) -> Self:
-        """Open the checkpoint on `fd`, which is closed also when this fails."""
-        try:
-            return cls(fd, name)
-        except BaseException:
-            os.close(fd)
-            raise
-
-    def _open(self) -> None:
-        tail = self._read_at(max(self.file_bytes - FOOTER.size, 0), min(FOOTER.size, self.file_bytes))
-        try:
-            self.header, self._layout = unpack_header(self._head_bytes(), self.name)
-        except FormatError:
-            # A file that ends as a checkpoint does but does not start as one was damaged.
-            try:
-                version = unpack_footer(tail, self.file_bytes, self.name).version
-            except CorruptionError:
-                version = -1
-            if version != 1:
-                raise
-            raise CorruptionError(
-                "the header is damaged: the file ends as a checkpoint of version 1 but does not start as one",
-                path=self.name,
-                offset=0,
-            ) from None
-        footer = unpack_footer(tail, self.file_bytes, self.name)
-        if footer.checkpoint_id != self.header.checkpoint_id or footer.version != self.header.version:
-            raise CorruptionError(
-                "header and footer are of two different checkpoints", path=self.name, offset=0
-            )
-        self.footer = footer
-        self.sections = self._section_table()
-        self._open_required()
-
-    def _head_bytes(self) -> bytes:
-        first = self._read_at(0, min(self.file_bytes, 1 << 16))
-        if len(first) < 16 or self.file_bytes <= len(first):
-            return first
-        wanted = min(int.from_bytes(first[12:16], "little"), self.file_bytes, Limits.HEADER_BYTES)
-        return first if wanted <= len(first) else self._read_at(0, wanted)
-
-    def _section_table(self) -> dict[int, SectionEntry]:
-        footer = self.footer
-        size = footer.section_count * SECTION_ENTRY.size
-        end = self.file_bytes - FOOTER.size
-        if footer.section_count > Limits.SECTIONS or footer.section_table_offset + size != end:
-            raise CorruptionError(
-                f"the footer puts {footer.section_count} sections at offset {footer.section_table_offset}: "
-                f"they would not end at {end}",
-                offset=end,
-            )
-        data = self._read_at(footer.section_table_offset, size)
-        if checksum(data) != footer.table_checksum:
-            raise CorruptionError(
-                f"the section table's checksum is {checksum(data):016x}, expected {footer.table_checksum:016x}",
-                offset=footer.section_table_offset,
-            )
-        sections: dict[int, SectionEntry] = {}
-        for entry in map(SectionEntry._make, SECTION_ENTRY.iter_unpack(data)):
-            if entry.type in sections or entry.flags & ~REQUIRED or entry.reserved:
-                raise CorruptionError("the section table names a section twice or uses unknown fields")
-            if entry.flags & REQUIRED and entry.type not in SectionType.NAMES:
-                raise FormatError(
-                    f"the checkpoint needs a section of type {entry.type}, unknown to this vmckpt"
-                )
-            sections[entry.type] = entry
-        return sections
-
-    def _open_required(self) -> None:
-        summary = self.section(SectionType.SUMMARY)
-        map_root = self.section(SectionType.MEMORY_MAP)
-        table_root = self.section(SectionType.STORAGE_TABLE)
-        if summary is None or map_root is None or table_root is None or len(summary) != SUMMARY.size:
-            raise CorruptionError("the summary, the memory map or the storage table is missing")
-        self.summary = Summary._make(SUMMARY.unpack(summary))
-        if self.summary.storage_blocks > self.file_bytes // STORAGE_HEADER.size:
-            raise CorruptionError(f"the summary claims {self.summary.storage_blocks} storage blocks")
-        self.map = PieceReader(map_root, MAP_ENTRY, self.header.block_count, self._read_at, "memory map")
-        self.table = PieceReader(
-            table_root, STORAGE_ENTRY, self.summary.storage_blocks, self._read_at, "storage table"
-        )
-
-    def _placed(self, error: CorruptionError | FormatError) -> CorruptionError | FormatError:
-        if error.path is None:
-            error.path = self.name
-        return error
-
-    def _read_at(self, offset: int, size_bytes: int) -> bytes:
-        """That part of the file, complete."""
-        if offset + size_bytes > self.file_bytes:
-            raise CorruptionError(
-                f"{size_bytes} bytes at offset {offset} reach past the file's end at {self.file_bytes}",
-                path=self.name,
-                offset=offset,
-            )
-        parts: list[bytes] = []
-        missing = size_bytes
-        try:
-            while missing:
-                part = os.pread(self._fd, missing, offset + size_bytes - missing)
-                if not part:
-                    raise CorruptionError(
-                        "the file was cut short while it was read", path=self.name, offset=offset
-                    )
-                parts.append(part)
-                missing -= len(part)
-        except OSError as error:
-            raise IoError.of(error, "cannot read the checkpoint", path=self.name, offset=offset) from error
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    @property
-    def layout(self) -> Layout:
-        """The guest-physical regions."""
-        return self._layout
 
     @property
     def identity(self) -> bytes:
@@ -234,131 +42,10 @@ class Checkpoint:
         """When the memory was taken."""
         return self.header.created_ns
 
-    @property
-    def digest(self) -> bytes:
-        """The digest of the memory, as recorded."""
-        return self.summary.digest
-
-    @property
-    def counts(self) -> PageCounts:
-        """The pages by kind, as recorded."""
-        s = self.summary
-        return PageCounts(
-            self.header.page_count, s.zero_pages, s.pattern_pages, s.duplicate_pages, s.stored_pages
-        )
-
-    def section(self, section_type: int) -> bytes | None:
-        """The body of a section, proved; None if the file has none of that type.
-
-        Raises:
-            CorruptionError: it is not what was written.
-        """
-        entry = self.sections.get(section_type)
-        if entry is None:
-            return None
-        name = SectionType.NAMES.get(section_type, f"type {section_type}")
-        if not SECTION.size <= entry.length <= Limits.SECTION_BYTES:
-            raise CorruptionError(
-                f"the {name} section claims {entry.length} bytes", path=self.name, offset=entry.offset
-            )
-        data = self._read_at(entry.offset, entry.length)
-        found = Section._make(SECTION.unpack_from(data))
-        body = data[SECTION.size :]
-        computed = checksum_of(data[: SECTION.size - 8], body)
-        expected = Section(
-            SECTION_MAGIC,
-            section_type,
-            entry.flags,
-            len(body),
-            self.header.checkpoint_id[:8],
-            entry.checksum,
-        )
-        if found != expected or computed != entry.checksum:
-            raise CorruptionError(f"the {name} section is damaged", path=self.name, offset=entry.offset)
-        return body
-
-    def place_of(self, memory_block: int) -> Place | None:
-        """Where a memory block lies, or None if its pages are all zero."""
-        entry = self.map[memory_block]
-        if entry is None or entry[0] == ABSENT:
-            return None
-        return Place(entry[0], entry[1])
-
-    def active_pages(self) -> list[int]:
-        """Page numbers in the order in which they were touched."""
-        packed = array("Q", self.section(SectionType.ACTIVE_PAGES) or b"")
-        if sys.byteorder == "big":
-            packed.byteswap()
-        return packed.tolist()
-
-    def storage_entry(self, number: int) -> StorageEntry:
-        """Where storage block `number` lies.
-
-        Raises:
-            CorruptionError: the tables say nothing sensible of it.
-        """
-        values = self.table[number] if number < self.table.entry_count else None
-        if values is None:
-            raise CorruptionError(f"there is no storage block {number}", path=self.name)
-        entry = StorageEntry._make(values)
-        limit = STORAGE_HEADER.size + Limits.DIRECTORY_BYTES + self.header.storage_block_bytes
-        if not STORAGE_HEADER.size <= entry.size_bytes <= limit:
-            raise CorruptionError(
-                f"storage block {number} claims {entry.size_bytes} bytes", path=self.name, offset=entry.offset
-            )
-        return entry
-
-    def _proved(self, number: int, data: memoryview, entry: StorageEntry) -> StorageBlock:
-        """The head that `data` starts with, if it is that of storage block `number`."""
-        try:
-            block = unpack_head(data, self.header)
-            if block.header.number != number or block.size_bytes != entry.size_bytes:
-                raise CorruptionError(
-                    f"storage block {block.header.number} of {block.size_bytes} bytes is where storage block "
-                    f"{number} of {entry.size_bytes} bytes should be"
-                )
-            if (len(block.memory_blocks), block.header.stream) != (entry.memory_blocks, entry.stream):
-                raise CorruptionError(f"storage block {number} and the storage table disagree")
-        except CorruptionError as error:
-            error.path, error.offset = self.name, entry.offset
-            raise
-        return block
-
     def head(self, number: int) -> StorageBlock:
-        """Header and directory of a storage block, without its pages; keeps the last few.
-
-        Raises:
-            CorruptionError: they are not what was written.
-        """
-        block = self._blocks[number][0] if number in self._blocks else self._heads.get(number)
-        if block is None:
-            entry = self.storage_entry(number)
-            data = self._read_at(entry.offset, min(entry.size_bytes, 1 << 14))
-            size = STORAGE_HEADER.size + int.from_bytes(data[16:20], "little")
-            if size > len(data):
-                data = self._read_at(entry.offset, min(entry.size_bytes, size))
-            block = self._proved(number, memoryview(data), entry)
-            self._heads[number] = block
-            if len(self._heads) > _CACHED_HEADS:
-                self._heads.popitem(last=False)
-        return block
-
-    def storage_block(self, number: int) -> tuple[StorageBlock, memoryview]:
-        """A storage block and its payload, in one read, both proved; not kept.
-
-        Raises:
-            CorruptionError: they are not what was written.
-        """
-        entry = self.storage_entry(number)
-        data = memoryview(self._read_at(entry.offset, entry.size_bytes))
-        block = self._proved(number, data, entry)
-        payload = data[block.head_bytes :]
-        try:
-            check_payload(block.header, payload)
-        except CorruptionError as error:
-            error.path, error.offset = self.name, entry.offset
-            raise
-        return block, payload
+        """As in `CheckpointFile`; no read where the whole storage block is at hand."""
+        found = self._blocks.get(number)
+        return super().head(number) if found is None else found[0]
 
     def _cached_block(self, number: int) -> tuple[StorageBlock, memoryview]:
         found = self._blocks.get(number)
@@ -369,16 +56,6 @@ class Checkpoint:
         else:
             self._blocks.move_to_end(number)
         return found
-
-    def memory_block(self, place: Place) -> MemoryBlock:
-        """What the directory says of the memory block at `place`."""
-        blocks = self.head(place.storage_block).memory_blocks
-        if place.slot >= len(blocks):
-            raise CorruptionError(
-                f"storage block {place.storage_block} has no slot {place.slot}: it has {len(blocks)}",
-                path=self.name,
-            )
-        return blocks[place.slot]
 
     def _stored_pages(self, place: Place) -> tuple[MemoryBlock, memoryview]:
         """A memory block and the content of its stored pages."""
@@ -462,12 +139,6 @@ class Checkpoint:
                 target[:] = memoryview(whole)[(page - start) * PAGE_BYTES : (stop - start) * PAGE_BYTES]
             page = stop
 
-    def places(self) -> Iterator[tuple[int, Place]]:
-        """Number and place of each memory block that is not all zero, in order."""
-        for number, (storage_block, slot, _) in self.map.entries():
-            if storage_block != ABSENT:
-                yield number, Place(storage_block, slot)
-
     def data_ranges(self) -> Iterator[PageRange]:
         """The pages of memory blocks that are not all zero; see `pages.Source`."""
         block_pages, page_count = self.header.block_pages, self.header.page_count
@@ -497,17 +168,3 @@ class Checkpoint:
 
     def check_unchanged(self) -> None:
         """Nothing to do: a checkpoint proves its bytes as they are read."""
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -35,10 +35,11 @@ from vmckpt.checkpoint.format import (
     unpack_header,
 )
 from vmckpt.checkpoint.reader import Checkpoint
-from vmckpt.checkpoint.writer import CheckpointWriter, PageCounts
+from vmckpt.checkpoint.writer import CheckpointWriter
 from vmckpt.digest import Digest, checksum_of
 from vmckpt.errors import CorruptionError, IoError
 from vmckpt.layout import Layout
+from vmckpt.reports import PageCounts
 
 __all__ = ["Rebuilt", "rebuild"]
 

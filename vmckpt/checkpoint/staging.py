@@ -41,13 +41,13 @@ class StagingBuffer:
         """Copy a block in and return its slot.
 
         Args:
-            block: what the directory will say; its `payload_offset` and `stored_bytes` are set here.
+            block: what the directory will say but for where its pages lie, which is decided here.
             payload: its compressed pages.
         """
         start = self._used_bytes
         self._used_bytes += len(payload)
         self._payload[start : self._used_bytes] = payload
-        self._records.append(pack_record(block._replace(payload_offset=start, stored_bytes=len(payload))))
+        self._records.append(pack_record(block, start, len(payload)))
         return len(self._records) - 1
 
     def seal(self, checkpoint_id: bytes, flags: int) -> tuple[bytes, memoryview]:

@@ -9,7 +9,6 @@ its name is `output`'s part.
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from vmckpt.checkpoint.block import MemoryBlock, StorageBlock
 from vmckpt.checkpoint.format import (
@@ -41,20 +40,11 @@ from vmckpt.errors import IoError
 from vmckpt.layout import PAGE_BYTES, Layout
 from vmckpt.output import start_writeback
 from vmckpt.pages import Buffer
+from vmckpt.reports import PageCounts
 
-__all__ = ["CheckpointWriter", "PageCounts", "new_header"]
+__all__ = ["CheckpointWriter", "new_header"]
 
 _WRITEBACK_BYTES = 8 << 20
-
-
-class PageCounts(NamedTuple):
-    """Pages by what the file says of them."""
-
-    total: int
-    zero: int
-    pattern: int
-    duplicate: int
-    stored: int
 
 
 def new_header(
@@ -170,7 +160,7 @@ class CheckpointWriter:
 
         Args:
             block: what the directory will say of it; written again, it needs a higher generation.
-            payload: its stored pages, compressed; `block.stored_bytes` and `payload_offset` are set from it.
+            payload: its stored pages, compressed; `payload_offset` and `stored_bytes` of `block` do not count.
             stream: as it was reserved.
         """
         self._staging[stream].append(block, payload)

@@ -1,4 +1,4 @@
-"""The emulated VM: what its memory holds before it runs (`profile`, `content`, `image`).
+"""The emulated VM: what its memory holds before it runs (`profile`, `plan`, `content`, `image`).
 
-profile ──▶ image.plan_image ──▶ runs of pages ──▶ content.fill_pages ──▶ image.create_image ──▶ a raw image
+profile ──▶ plan.plan_image ──▶ runs of pages ──▶ content.PageMaker ──▶ image.create_image ──▶ a raw image
 """

@@ -15,6 +15,7 @@ Everything is integer arithmetic on unsigned 64-bit words, so that the same key 
 by `image`; nothing here knows of page numbers.
 """
 
+import sys
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -24,13 +25,13 @@ import numpy.typing as npt
 from vmckpt.pages import PAGE_BYTES
 
 __all__ = [
+    "CACHED_PAGES",
     "KINDS",
     "MIXES",
     "PATTERNS",
     "WORDS_PER_PAGE",
     "Kind",
     "Words",
-    "fill_pages",
     "mix_int",
     "mix_words",
 ]
@@ -38,6 +39,9 @@ __all__ = [
 Words = npt.NDArray[np.uint64]
 
 WORDS_PER_PAGE = PAGE_BYTES // 8
+
+CACHED_PAGES = 64
+"""Pages made at a time: the arrays of that many stay in the processor's cache."""
 
 _FIELDS = 8
 _CHOICES = 32
@@ -94,7 +98,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("poison 0xcc"),
     Kind("ones 0xff"),
 )
-"""All kinds; a kind's number, its place here, is what `fill_pages` takes."""
+"""All kinds; a kind's number, its place here, is what `PageMaker` takes."""
 
 PATTERNS: MappingProxyType[str, tuple[int, int]] = MappingProxyType(
     {"pattern 0xcc": (18, 0xCC), "pattern 0xff": (19, 0xFF)}
@@ -226,30 +230,44 @@ def _steps() -> dict[int, tuple[Words, Words]]:
 _STEPS = _steps()
 
 
-def fill_pages(keys: Words, group_keys: Words, kinds: npt.NDArray[np.uint8]) -> Words:
-    """The pages of contents `keys` (uint64, n) and `kinds` (uint8, n): little-endian uint64, (n, WORDS_PER_PAGE).
+class PageMaker:
+    """Makes pages of contents; keeps the arrays it works in, so one maker serves one thread."""
 
-    Pages of one `group_keys` (uint64, n) and kind end alike. Fastest with some 64 pages, which stay in the
-    processor's cache.
-    """
-    words = keys[:, None] + _WORD_KEYS
-    tails = np.where(kinds < _FIRST_PACKED, group_keys, keys)
-    words[:, _TAIL:] = tails[:, None] + _WORD_KEYS[_TAIL:]
-    spare = words >> np.uint64(32)
-    words ^= spare
-    words *= np.uint64(0xBF58476D1CE4E5B9)
-    np.right_shift(words, np.uint64(29), out=spare)
-    words ^= spare
-    np.right_shift(words, np.uint64(59), out=spare)
-    recipe = spare.view(np.int64) + _PLACE
-    recipe += (kinds.astype(np.int64) * _RECIPES)[:, None]
-    words &= np.take(_MASK, recipe, out=spare, mode="clip")
-    words ^= np.take(_BASE, recipe, out=spare, mode="clip")
-    for kind, (step, own) in _STEPS.items():
-        rows = np.flatnonzero(kinds == kind)
-        if len(rows):
-            address = (keys[rows] >> np.uint64(45)) << np.uint64(12)  # 19 bits: it stays within 31
-            words[rows] += step + own * address[:, None]
-    stamped = kinds < _TEMPLATE
-    words[stamped, 0] = keys[stamped]
-    return words.astype("<u8", copy=False)
+    __slots__ = ("_recipe", "_spare")
+
+    def __init__(self) -> None:
+        # New arrays for each batch would cost more, in page faults, than the arithmetic does.
+        self._spare = np.empty((CACHED_PAGES, WORDS_PER_PAGE), np.uint64)
+        self._recipe = np.empty((CACHED_PAGES, WORDS_PER_PAGE), np.int64)
+
+    def fill(self, keys: Words, group_keys: Words, kinds: npt.NDArray[np.uint8], into: Words) -> None:
+        """Make the pages of contents `keys` (uint64, n) and `kinds` (uint8, n): little-endian, `into` (n, WORDS_PER_PAGE).
+
+        Pages of one `group_keys` (uint64, n) and kind end alike.
+        """
+        for low in range(0, len(keys), CACHED_PAGES):
+            part = slice(low, low + CACHED_PAGES)
+            self._fill(keys[part], group_keys[part], kinds[part], into[part])
+
+    def _fill(self, keys: Words, group_keys: Words, kinds: npt.NDArray[np.uint8], words: Words) -> None:
+        spare, recipe = self._spare[: len(keys)], self._recipe[: len(keys)]
+        np.add(keys[:, None], _WORD_KEYS, out=words)
+        tails = np.where(kinds < _FIRST_PACKED, group_keys, keys)
+        np.add(tails[:, None], _WORD_KEYS[_TAIL:], out=words[:, _TAIL:])
+        words ^= np.right_shift(words, np.uint64(32), out=spare)
+        words *= np.uint64(0xBF58476D1CE4E5B9)
+        words ^= np.right_shift(words, np.uint64(29), out=spare)
+        np.right_shift(words, np.uint64(59), out=spare)
+        np.add(spare.view(np.int64), _PLACE, out=recipe)
+        recipe += (kinds.astype(np.int64) * _RECIPES)[:, None]
+        words &= np.take(_MASK, recipe, out=spare, mode="clip")
+        words ^= np.take(_BASE, recipe, out=spare, mode="clip")
+        for kind, (step, own) in _STEPS.items():
+            rows = np.flatnonzero(kinds == kind)
+            if len(rows):
+                address = (keys[rows] >> np.uint64(45)) << np.uint64(12)  # 19 bits: it stays within 31
+                words[rows] += step + own * address[:, None]
+        stamped = kinds < _TEMPLATE
+        words[stamped, 0] = keys[stamped]
+        if sys.byteorder == "big":
+            words.byteswap(inplace=True)

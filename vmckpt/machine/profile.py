@@ -7,7 +7,7 @@ zero, as a large idle guest is, and a `server` fills its memory whatever the siz
         idle, 8 GiB   [ system, private, pattern | page records | zero ........................ ]
         server, 8 GiB [ system, private, pattern | file cache ........ | anonymous ...... | zero ]
 
-The numbers were measured in Debian guests (docs/profiles.md). Here are only numbers: `image` plans pages from them, and
+The numbers were measured in Debian guests (docs/profiles.md). Here are only numbers: `plan` plans pages from them, and
 the command line lists them, without paying for numpy.
 """
 
@@ -20,8 +20,8 @@ __all__ = [
     "DEFAULT_PROFILE",
     "FULL_SYSTEM_PAGES",
     "PROFILES",
-    "PartPages",
     "Part",
+    "PartPages",
     "Profile",
     "profile_named",
 ]
@@ -51,7 +51,7 @@ class Part:
     common: bool = False
     """The contents follow from the common seed (one system on many VMs), not from the seed (this VM alone)."""
     runs: str = "short"
-    """How the pages cluster: a key of `image.LADDERS`."""
+    """How the pages cluster: a key of `plan.LADDERS`."""
 
 
 @dataclass(frozen=True, slots=True)

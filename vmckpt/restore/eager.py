@@ -16,7 +16,7 @@ from vmckpt.checkpoint.block import MemoryBlock
 from vmckpt.checkpoint.check import prove_metadata
 from vmckpt.checkpoint.format import DUPLICATE, PATTERN, STORED, ZERO
 from vmckpt.checkpoint.reader import Checkpoint, Place
-from vmckpt.digest import page_hash
+from vmckpt.digest import pack_hashes, page_hashes
 from vmckpt.errors import CorruptionError, IoError
 from vmckpt.output import start_writeback
 from vmckpt.pages import PAGE_BYTES, PageRange
@@ -128,22 +128,23 @@ def _write_storage_block(target: _Target, number: int) -> bool:
     """Write the stored and pattern pages of a storage block; whether it has duplicates as well."""
     storage, payload = target.checkpoint.storage_block(number)
     has_duplicates = False
-    low = high = 0
+    low = high = written_bytes = 0
     for slot, block in enumerate(storage.memory_blocks):
         if target.checkpoint.place_of(block.number) != (number, slot):
             continue  # written again later: what counts is there
         try:
             plain = block.stored_pages(payload) if block.stored_bytes else memoryview(b"")
         except CorruptionError as error:
-            error.path = target.path
+            error.path = target.checkpoint.name
             raise
         pages = block.pages(target.checkpoint.header.block_pages)
         for run, parts in _written_runs(block, plain):
             start = target.offset + (pages.start + run.start) * PAGE_BYTES
             _write(target, parts, start)
             low, high = min(low or start, start), max(high, start + run.pages * PAGE_BYTES)
+            written_bytes += run.pages * PAGE_BYTES
         has_duplicates = has_duplicates or DUPLICATE in block.kinds
-    if high:
+    if high - low < 4 * written_bytes:  # else most of the range belongs to others
         start_writeback(target.fd, low, high - low)
     return has_duplicates
 
@@ -185,42 +186,62 @@ def _write(target: _Target, parts: list[memoryview], offset: int) -> None:
 
 
 def _copy_duplicates(target: _Target, number: int) -> bool:
-    """Give the duplicates of a storage block their content."""
+    """Give the duplicates of a storage block their content, runs of them in one go."""
     checkpoint = target.checkpoint
-    block_pages = checkpoint.header.block_pages
     for slot, block in enumerate(checkpoint.head(number).memory_blocks):
         if DUPLICATE not in block.kinds or checkpoint.place_of(block.number) != (number, slot):
             continue
-        index = 0
-        start = block.number * block_pages
-        for at, kind in enumerate(block.kinds):
-            if kind == DUPLICATE:
-                page = _first_page(target, block, index)
-                _write(target, [page], target.offset + (start + at) * PAGE_BYTES)
-                index += 1
+        start = block.pages(checkpoint.header.block_pages).start
+        pages = [start + at for at, kind in enumerate(block.kinds) if kind == DUPLICATE]
+        firsts = [_first_page(checkpoint, block, index) for index in range(len(pages))]
+        for low, high in _runs(pages, firsts):
+            offset = target.offset + pages[low] * PAGE_BYTES
+            if firsts[low] < 0:
+                content = checkpoint.referenced_page(block, low)
+            else:
+                content = _read_back(target, block, low, high, firsts[low])
+            _write(target, [content], offset)
     return False
 
 
-def _first_page(target: _Target, block: MemoryBlock, index: int) -> memoryview:
-    """The content of a block's `index`-th duplicate, from the image if its first page is there."""
-    checkpoint = target.checkpoint
+def _first_page(checkpoint: Checkpoint, block: MemoryBlock, index: int) -> int:
+    """The page that a block's `index`-th duplicate equals; -1 if that page was written again since."""
     reference = block.reference(index)
     place = Place(reference.storage_block, reference.slot)
     first = checkpoint.memory_block(place)
     if checkpoint.place_of(first.number) != place:
-        return checkpoint.referenced_page(block, index)  # its block was written again since
-    page = first.number * checkpoint.header.block_pages + reference.page
+        return -1
+    return first.number * checkpoint.header.block_pages + reference.page
+
+
+def _runs(pages: list[int], firsts: list[int]) -> Iterator[tuple[int, int]]:
+    """Ranges of indexes over which both page numbers count up by one."""
+    low = 0
+    for high in range(1, len(pages) + 1):
+        if (
+            high == len(pages)
+            or firsts[high] < 0
+            or pages[high] != pages[high - 1] + 1
+            or firsts[high] != firsts[high - 1] + 1
+        ):
+            yield low, high
+            low = high
+
+
+def _read_back(target: _Target, block: MemoryBlock, low: int, high: int, first: int) -> memoryview:
+    """Pages from `first` on, as written in the image, proved against the hashes of duplicates `low` to `high`."""
+    offset = target.offset + first * PAGE_BYTES
     try:
-        found = os.pread(target.fd, PAGE_BYTES, target.offset + page * PAGE_BYTES)
+        content = memoryview(os.pread(target.fd, (high - low) * PAGE_BYTES, offset))
     except OSError as error:
-        raise IoError.of(error, "cannot read the image back", path=target.path) from error
-    at = (block.stored + index) * 8
-    if page_hash(found).to_bytes(8, "little") != block.hashes[at : at + 8]:
+        raise IoError.of(error, "cannot read the image back", path=target.path, offset=offset) from error
+    at = block.stored * 8
+    if pack_hashes(page_hashes(content)) != block.hashes[at + low * 8 : at + high * 8]:
         raise CorruptionError(
-            f"a duplicate page of memory block {block.number} refers to a page of other content",
-            path=checkpoint.name,
+            f"duplicate pages of memory block {block.number} refer to pages of other content",
+            path=target.checkpoint.name,
         )
-    return memoryview(found)
+    return content
 
 
 def stream_image(

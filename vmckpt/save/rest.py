@@ -17,9 +17,10 @@ from typing import NamedTuple
 from vmckpt.checkpoint.block import MemoryBlock
 from vmckpt.checkpoint.codec import Choice
 from vmckpt.checkpoint.format import DUPLICATE, PATTERN, REFERENCE, STORED
-from vmckpt.checkpoint.writer import CheckpointWriter, PageCounts
+from vmckpt.checkpoint.writer import CheckpointWriter
 from vmckpt.digest import Digest
 from vmckpt.pages import PAGE_BYTES, Source
+from vmckpt.reports import PageCounts
 from vmckpt.save.dedup import DedupTable
 from vmckpt.save.order import batches
 from vmckpt.save.slots import ENTRY, Slot, open_slots

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from vmckpt.checkpoint.reader import Checkpoint
 from vmckpt.digest import ZERO_PAGE_HASH, Digest, page_hashes
 from vmckpt.pages import PAGE_BYTES, PageRange, PageReader, Source
 from vmckpt.workers import Channel, Crew
@@ -78,7 +79,13 @@ def _batches(source: Source) -> Iterator[PageRange]:
 
 
 def digest_of(source: Source, *, jobs: int, progress: Callable[[int, int], None] | None = None) -> bytes:
-    """The digest of the source's memory; raises what `hash_pages` does, or ChangedError."""
+    """The digest of the source's memory; a checkpoint's follows from the hashes that it keeps.
+
+    Raises:
+        ChangedError: the source changed meanwhile; else what `hash_pages` raises.
+    """
+    if isinstance(source, Checkpoint):
+        return source.computed_digest()
     digest = Digest()
     for pages, hashes in hash_pages(source, jobs=jobs):
         digest.add_zeros(pages.start - digest.pages)
