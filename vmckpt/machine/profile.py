@@ -115,12 +115,12 @@ _ONES = Part("ones", "pattern 0xff", contents=93, runs="stretch")
 _ALL = (
     Profile(
         "idle",
-        "a booted system that does nothing: about 120 MiB used, whatever the size",
+        "a booted system that does nothing: about 100 MiB used, whatever the size",
         (_BOOT_TWICE, _FILES, _SYSTEM, _POPULAR, _PRIVATE, _POISON, _ONES),
     ),
     Profile(
         "files",
-        "the idle system that has read and copied files: about 130 MiB used, with more duplicates",
+        "the idle system that has read and copied files: about 110 MiB used, with more duplicates",
         (
             _BOOT_TWICE,
             Part("files", "files", contents=1424, copies=4, common=True, runs="long"),
