@@ -19,9 +19,10 @@ from contextlib import contextmanager, suppress
 from tests.benchmarks.results import Footprint, Sample
 from vmckpt.errors import VmckptError
 
-__all__ = ["CommandError", "limited", "rss_floor_bytes", "sampled", "spawn", "stop", "timed"]
+__all__ = ["CommandError", "busy_s", "limited", "rss_floor_bytes", "sampled", "spawn", "stop", "timed"]
 
 LIMIT_S = 1800.0
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _INTERVAL_S = 0.01
 
 
@@ -38,12 +39,15 @@ def timed(argv: Sequence[str], stderr_path: str, limit_s: float = LIMIT_S) -> Sa
         CommandError: it cannot be started, exits with another status than 0, or takes longer than `limit_s`.
     """
     program = _program(argv)
+    busy_before_s = busy_s()
     start_s = time.perf_counter()
     pid = spawn(program, argv, stderr_path)
     status, usage = _wait(pid, limit_s)
     wall_s = time.perf_counter() - start_s
+    cpu_s = usage.ru_utime + usage.ru_stime
+    foreign_s = max(0.0, busy_s() - busy_before_s - cpu_s)
     _check(argv, status, stderr_path)
-    return Sample(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    return Sample(wall_s, cpu_s, usage.ru_maxrss * 1024, foreign_s)
 
 
 def sampled(argv: Sequence[str], stderr_path: str, labels: tuple[str, str, str, bool]) -> Footprint:
@@ -63,6 +67,13 @@ def sampled(argv: Sequence[str], stderr_path: str, labels: tuple[str, str, str, 
     return Footprint(
         *labels, watch.pss_bytes, watch.rss_bytes, watch.largest_bytes, watch.processes, watch.samples
     )
+
+
+def busy_s() -> float:
+    """Processor seconds that all cores together have not been idle since the system was started."""
+    with open("/proc/stat", encoding="ascii") as stat:
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / TICKS_PER_S
 
 
 def rss_floor_bytes() -> int:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from tests.benchmarks.measure import CommandError, limited, spawn, stop
+from tests.benchmarks.measure import TICKS_PER_S, CommandError, busy_s, limited, spawn, stop
 from tests.benchmarks.results import Sample
 
 __all__ = ["PROGRAM", "migrated"]
@@ -24,7 +24,6 @@ __all__ = ["PROGRAM", "migrated"]
 PROGRAM = "qemu-system-x86_64"
 _LIMIT_S = 900.0
 _UNLIMITED_BYTES_PER_S = 1 << 40
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def migrated(image_path: str, output_path: str, work_dir: str, *, sync: bool) -> Sample:
@@ -36,7 +35,8 @@ def migrated(image_path: str, output_path: str, work_dir: str, *, sync: bool) ->
     with _machine(image_path, work_dir) as (pid, monitor), _signal_pipe(work_dir) as (fifo_path, fifo):
         after = f" && sync {shlex.quote(output_path)}" if sync else ""
         uri = f"exec:cat > {shlex.quote(output_path)}{after}; echo > {shlex.quote(fifo_path)}"
-        cpu_before_s, start_s = _cpu_s(pid), time.perf_counter()
+        busy_before_s, cpu_before_s = busy_s(), _cpu_s(pid)
+        start_s = time.perf_counter()
         monitor.command("migrate", {"uri": uri})
         monitor.wait_migrated()
         wall_s = time.perf_counter() - start_s
@@ -45,7 +45,8 @@ def migrated(image_path: str, output_path: str, work_dir: str, *, sync: bool) ->
             raise CommandError("the migration's output was not finished", path=output_path)
         if sync:
             wall_s = time.perf_counter() - start_s
-        return Sample(wall_s, _cpu_s(pid) - cpu_before_s, None)
+        cpu_s = _cpu_s(pid) - cpu_before_s
+        return Sample(wall_s, cpu_s, None, max(0.0, busy_s() - busy_before_s - cpu_s))
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def _cpu_s(pid: int) -> float:
     # User and system ticks of the process and of the children it has waited for: fields 14 to 17 of proc(5) stat.
     with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
         fields = stat.read().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / _TICKS_PER_S
+    return sum(map(int, fields[11:15])) / TICKS_PER_S
 
 
 class _Monitor:

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from tests.benchmarks.cases import EXPERIMENTS
 from tests.benchmarks.images import NO_IMAGE
-from tests.benchmarks.results import Footprint, Outcome, Result, Spread, ratio
+from tests.benchmarks.results import Footprint, Outcome, Result, Sample, Spread, ratio
 from vmckpt.units import format_duration, format_size
 
 __all__ = ["Table", "footprint_table", "measure_text", "ratio_table", "render", "tables", "time_table"]
@@ -82,6 +82,7 @@ def time_table(
         row += [format_size(memory_bytes / wall_s.median)] if memory_bytes else []
         rows.append(tuple(row))
     notes = tuple(f"{result.contender}: {result.note}." for result in results if result.note)
+    notes += _disturbance([sample for result in results for sample in result.samples])
     return Table(_title(experiment, image), tuple(header), tuple(rows), notes)
 
 
@@ -124,6 +125,14 @@ def _peak(rss_bytes: int | None, floor_bytes: int) -> str:
     if rss_bytes is None or rss_bytes > roof_bytes:
         return _bytes(rss_bytes)
     return f"< {format_size(roof_bytes)}"
+
+
+def _disturbance(samples: Sequence[Sample]) -> tuple[str, ...]:
+    # A sentence when the machine was busy with something else for more than a tenth of a core.
+    cores = ratio(sum(sample.foreign_s for sample in samples), sum(sample.wall_s for sample in samples))
+    if cores is None or cores < 0.1:
+        return ()
+    return (f"The machine was not idle: other work took {cores:.1f} cores meanwhile.",)
 
 
 def _against(ours: Result, peer: Result) -> str:

@@ -20,6 +20,8 @@ class Sample:
     """User and system time of the process and of the descendants it waited for."""
     rss_bytes: int | None
     """Peak resident memory of the largest process among them; None where that says nothing."""
+    foreign_s: float = 0.0
+    """Processor time that others took meanwhile, on all cores: what else the machine was busy with."""
 
 
 @dataclass(frozen=True, slots=True)

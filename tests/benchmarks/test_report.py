@@ -66,6 +66,14 @@ def test_a_peak_near_the_floor_is_shown_as_a_bound() -> None:
     assert time_table("save", "i", [result("lz4 -1", [1.0])], floor_bytes=9 * MIB).rows[0][4] == "< 10.0 MiB"
 
 
+@pytest.mark.parametrize(("foreign_s", "said"), [(0.05, False), (1.5, True)], ids=["idle", "busy"])
+def test_other_work_on_the_machine_is_told(foreign_s: float, said: bool) -> None:
+    table = time_table("save", "i", [Result("save", "i", "c", True, (Sample(1.0, 1.0, 1, foreign_s),))])
+    assert table.notes == (
+        ("The machine was not idle: other work took 1.5 cores meanwhile.",) if said else ()
+    )
+
+
 def test_throughput_counts_memory_not_the_file() -> None:
     table = time_table("verify", "i", [result("vmckpt verify", [0.5], 10)], memory_bytes=512 * MIB)
     assert table.rows[0][-1] == "1.00 GiB"
