@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from vmckpt.errors import CorruptionError, IoError, UsageError
+from vmckpt.errors import CorruptionError, FormatError, IoError, UsageError
 from vmckpt.layout import PAGE_BYTES
 from vmckpt.reports import (
     CheckpointInfo,
@@ -29,7 +29,7 @@ from vmckpt.workers import worker_count
 if TYPE_CHECKING:
     from vmckpt.checkpoint.reader import Checkpoint
     from vmckpt.pages import Source
-    from vmckpt.save.source import Carried
+    from vmckpt.saving.source import Carried
 
 __all__ = [
     "CheckpointInfo",
@@ -112,7 +112,7 @@ def save(
         ChangedError: the source changed meanwhile.
     """
     from vmckpt.checkpoint.codec import choose
-    from vmckpt.save.source import STORAGE_BLOCK_BYTES, Request, save_source
+    from vmckpt.saving.source import STORAGE_BLOCK_BYTES, Request, save_source
 
     started = time.perf_counter()
     choice = choose(codec)
@@ -131,7 +131,7 @@ def _carried(source: Source) -> Carried:
     """What a new checkpoint of the same memory keeps of `source`, a checkpoint."""
     from vmckpt.checkpoint.format import SectionType
     from vmckpt.checkpoint.reader import Checkpoint
-    from vmckpt.save.source import Carried
+    from vmckpt.saving.source import Carried
 
     assert isinstance(source, Checkpoint)
     kept = (
@@ -177,16 +177,24 @@ def convert(
         CorruptionError: the checkpoint is damaged.
         IoError: reading or writing failed, or the file exists.
     """
+    from vmckpt.checkpoint.check import prove_metadata
     from vmckpt.checkpoint.codec import CODEC_NAMES, choose
-    from vmckpt.save.source import Request, save_source
+    from vmckpt.saving.source import Request, save_source
 
     started = time.perf_counter()
     with open_checkpoint(checkpoint) as opened:
         header = opened.header
         memory_bytes = memory_block_bytes or header.memory_block_bytes
+        if codec is None and header.codec >= len(CODEC_NAMES):
+            raise FormatError(
+                f"the checkpoint's codec is number {header.codec}, which this vmckpt does not know: name one to use",
+                path=checkpoint,
+            )
         choice = choose(codec or CODEC_NAMES[header.codec])._replace(memory_block_bytes=memory_bytes)
         storage_bytes = storage_block_bytes or max(header.storage_block_bytes, 2 * memory_bytes)
         request = Request(choice, storage_bytes, layout, worker_count(jobs), dedup=True, force=force)
+        if layout != "physical":
+            prove_metadata(opened)  # out of page order, the digest is not computed anew on the way
         report = save_source(opened, new, request, carried=_carried(opened), progress=progress)
     return report._replace(elapsed_s=time.perf_counter() - started)
 
@@ -216,8 +224,8 @@ def restore(
         UsageError: there is no such format.
     """
     from vmckpt.output import AtomicFile
-    from vmckpt.restore.eager import restore_image, stream_image
-    from vmckpt.restore.image import plan_elf, plan_raw
+    from vmckpt.restoring.eager import restore_image, stream_image
+    from vmckpt.restoring.image import plan_elf, plan_raw
 
     started = time.perf_counter()
     if format not in {"raw", "elf"}:
@@ -252,7 +260,6 @@ def info(checkpoint: str) -> CheckpointInfo:
         FormatError: it is no checkpoint, or one this version cannot read.
         CorruptionError: it was cut short or damaged where this looks.
     """
-    import json
     from datetime import UTC, datetime
 
     from vmckpt.checkpoint.codec import CODEC_NAMES
@@ -261,10 +268,6 @@ def info(checkpoint: str) -> CheckpointInfo:
     with open_checkpoint(checkpoint) as opened:
         header = opened.header
         created = datetime.fromtimestamp(header.created_ns // 10**9, UTC)
-        try:
-            metadata = json.loads(opened.section(SectionType.METADATA) or b"{}")
-        except ValueError as error:
-            raise CorruptionError(f"the metadata is no JSON: {error}", path=checkpoint) from error
         return CheckpointInfo(
             format_version=FORMAT_VERSION,
             checkpoint_id=header.checkpoint_id.hex(),
@@ -281,8 +284,29 @@ def info(checkpoint: str) -> CheckpointInfo:
             digest=opened.digest.hex(),
             created=created.strftime("%Y-%m-%dT%H:%M:%SZ"),
             vcpu_state=SectionType.VCPU_STATE in opened.sections,
-            metadata=metadata,
+            metadata=_metadata(opened.section(SectionType.METADATA) or b"{}", checkpoint),
         )
+
+
+def _metadata(body: bytes, path: str) -> dict[str, object]:
+    """The free-form metadata: anybody's bytes, taken for no more than they are."""
+    import json
+    import math
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            raise ValueError(f"{text} is no number")
+        return value
+
+    try:
+        found = json.loads(body, parse_float=number, parse_constant=number)
+        if not isinstance(found, dict):
+            raise ValueError("expected an object")  # noqa: TRY004 said as any other bad metadata
+        json.dumps(found, ensure_ascii=False).encode()  # half a character cannot be shown
+    except (ValueError, RecursionError) as error:
+        raise CorruptionError(f"the metadata is no JSON object: {error}", path=path) from error
+    return found
 
 
 def verify(checkpoint: str, *, jobs: int | None = None, progress: Progress | None = None) -> VerifyReport:

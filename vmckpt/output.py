@@ -84,16 +84,25 @@ class AtomicFile:
                     return fd
                 os.close(fd)
         self._sweep()
-        self._part = f".{self._base}.{os.getpid()}.part"
-        fd = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._directory)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return fd
+        while True:
+            part = f".{self._base}.{os.getpid()}.part"
+            fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._directory)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if os.fstat(fd).st_nlink:
+                    self._part = part
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # another run swept it before it was locked: once more
 
     def _sweep(self) -> None:
         """Remove the parts of killed runs: those that no living run has locked."""
         for name in os.listdir(self._directory):
-            if not (name.startswith(f".{self._base}.") and name.endswith(".part")):
-                continue
+            owner = name.removeprefix(f".{self._base}.").removesuffix(".part")
+            if name != f".{self._base}.{owner}.part" or not owner.isdecimal():
+                continue  # somebody else's
             with contextlib.suppress(OSError):  # locked, or swept by somebody else meanwhile
                 fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=self._directory)
                 try:
@@ -121,6 +130,7 @@ class AtomicFile:
         if self._part is None:
             name = self._base
             if self._force:  # link() does not replace; rename() does
+                fcntl.flock(self.fd, fcntl.LOCK_EX)  # for the moment in which it has the part's name
                 self._sweep()
                 name = self._part = f".{self._base}.{os.getpid()}.part"
             # With directory descriptors this is linkat(AT_SYMLINK_FOLLOW), which gives an unnamed file a name.

@@ -108,8 +108,8 @@ class Crew:
         self._frames = [_Frames() for _ in range(count)]
         self._poll = select.poll()
         self._of_fd: dict[int, int] = {}
-        sys.stdout.flush()  # or a worker could write the parent's buffered text once more
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the shell closed it
+            stream.flush()  # or a worker could write the parent's buffered text once more
         try:
             for worker in range(count):
                 self._fork(worker, work)
@@ -121,9 +121,16 @@ class Crew:
         return len(self._pids)
 
     def _fork(self, worker: int, work: Callable[[Channel], None]) -> None:
-        for_worker, writing = os.pipe()
-        reading, for_coordinator = os.pipe()
-        pid = os.fork()
+        fds: list[int] = []
+        try:
+            fds += os.pipe()
+            fds += os.pipe()
+            pid = os.fork()
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            raise WorkerError(f"cannot start a worker process: {error.strerror}") from error
+        for_worker, writing, reading, for_coordinator = fds
         if pid == 0:
             for fd in (*self._writing, *self._reading, writing, reading):
                 os.close(fd)  # or workers would keep each other's pipes open
@@ -182,8 +189,12 @@ class Crew:
                 pass  # answers of before it failed
 
     def _end_of(self, worker: int) -> str:
-        _, status = os.waitpid(self._pids[worker], 0)
-        self._pids[worker] = 0
+        try:
+            _, status = os.waitpid(self._pids[worker], 0)
+        except ChildProcessError:
+            return "how is not known, as SIGCHLD is ignored here"
+        finally:
+            self._pids[worker] = 0
         code = os.waitstatus_to_exitcode(status)
         return f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
 
@@ -192,8 +203,8 @@ class Crew:
         for fd in (*self._writing, *self._reading):
             os.close(fd)
         self._writing, self._reading = [], []
-        for pid in self._pids:
-            if pid:
+        for pid in filter(None, self._pids):
+            with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored, the kernel reaps them
                 os.waitpid(pid, 0)
         self._pids = []
 

@@ -74,6 +74,14 @@ def test_what_the_engine_never_meant_to_raise_ends_in_a_sentence(
     assert len(result.err.splitlines()) == 1
 
 
+def test_an_error_that_is_its_own_cause_ends_in_a_sentence_too(engine: FakeEngine, run: Run) -> None:
+    failure = FormatError("no checkpoint")
+    failure.__cause__ = failure
+    engine.failure = failure
+    result = run("info", "x.vmckpt")
+    assert (result.code, result.err) == (3, "vmckpt: no checkpoint\n")
+
+
 def test_a_bug_tells_how_to_get_the_traceback(
     engine: FakeEngine, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

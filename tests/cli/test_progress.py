@@ -73,7 +73,7 @@ def test_long_work_draws_a_bar_and_leaves_nothing_behind(
         bar(200 << 20, 1 << 30)
     drawn = terminal.getvalue()
     assert "saving" in drawn
-    assert "200.0/1024.0 MiB" in drawn or "0.2/1.0 GiB" in drawn
+    assert "200 MiB of 1.00 GiB, 100 MiB/s" in drawn
     assert drawn.endswith("\x1b[2K")
 
 

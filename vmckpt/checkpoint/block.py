@@ -33,8 +33,8 @@ from vmckpt.checkpoint.format import (
     Limits,
     StorageHeader,
 )
-from vmckpt.digest import PATTERN_HASHES, ZERO_PAGE_HASH, checksum, checksum_of, pack_hashes, page_hashes
 from vmckpt.errors import CorruptionError
+from vmckpt.hashing import PATTERN_HASHES, ZERO_PAGE_HASH, checksum, checksum_of, pack_hashes, page_hashes
 from vmckpt.pages import PAGE_BYTES, Buffer, PageRange
 
 __all__ = [

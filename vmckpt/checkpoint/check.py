@@ -16,8 +16,8 @@ from vmckpt.checkpoint.format import (
     SectionType,
 )
 from vmckpt.checkpoint.reader import Checkpoint, Place
-from vmckpt.digest import Digest
 from vmckpt.errors import CorruptionError
+from vmckpt.hashing import Digest
 from vmckpt.pages import PageRange
 from vmckpt.reports import Problem
 from vmckpt.workers import Channel, Crew
@@ -99,8 +99,8 @@ def _prove_blocks(checkpoint: Checkpoint) -> None:
 
 def _compare_summary(checkpoint: Checkpoint, counts: tuple[int, ...], digest: bytes) -> None:
     summary = checkpoint.summary
-    entries = [checkpoint.storage_entry(number) for number in range(summary.storage_blocks)]
-    memory_blocks = sum(entry.memory_blocks for entry in entries)
+    numbers = range(summary.storage_blocks)
+    memory_blocks = sum(checkpoint.storage_entry(number).memory_blocks for number in numbers)
     claimed = (summary.stored_pages, summary.pattern_pages, summary.duplicate_pages, summary.zero_pages)
     counted = (*counts, checkpoint.header.page_count - sum(counts))
     if (counted, memory_blocks) != (claimed, summary.memory_blocks) or summary.reserved:
@@ -109,13 +109,19 @@ def _compare_summary(checkpoint: Checkpoint, counts: tuple[int, ...], digest: by
             f"blocks, the file has {counted} in {memory_blocks}",
             path=checkpoint.name,
         )
-    last = max(range(len(entries)), key=lambda number: entries[number].offset, default=None)
+    last = _last_block(checkpoint)
     if last is None or not checkpoint.head(last).header.flags & LAST:
         raise CorruptionError("the last storage block is not marked as such", path=checkpoint.name)
     if digest != checkpoint.digest:
         raise CorruptionError(
             f"the memory's digest is {digest.hex()}, expected {checkpoint.digest.hex()}", path=checkpoint.name
         )
+
+
+def _last_block(checkpoint: Checkpoint) -> int | None:
+    """The storage block that lies last in the file; with several streams it need not have the highest number."""
+    numbers = range(checkpoint.summary.storage_blocks)
+    return max(numbers, key=lambda number: checkpoint.storage_entry(number).offset, default=None)
 
 
 def problems_of(checkpoint: Checkpoint, *, jobs: int, progress: Progress | None = None) -> Iterator[Problem]:
@@ -200,6 +206,8 @@ def _check_blocks(checkpoint: Checkpoint, channel: Channel) -> None:
 
 def _check_block(checkpoint: Checkpoint, number: int) -> None:
     storage, payload = checkpoint.storage_block(number)
+    if storage.header.flags & LAST and number != _last_block(checkpoint):
+        raise CorruptionError(f"storage block {number} is marked as the last, but others follow in the file")
     at = 0
     for block in storage.memory_blocks:
         if block.stored_bytes and block.payload_offset != at:
@@ -211,9 +219,19 @@ def _check_block(checkpoint: Checkpoint, number: int) -> None:
             except CorruptionError as error:
                 error.offset = checkpoint.storage_entry(number).offset + STORAGE_HEADER.size
                 raise
+        _check_latest(checkpoint, block)
         _check_references(checkpoint, block)
     if at != len(payload):
         raise CorruptionError(f"storage block {number} has {len(payload) - at} bytes of no memory block")
+
+
+def _check_latest(checkpoint: Checkpoint, block: MemoryBlock) -> None:
+    """The map leads to this version of the memory block, or to a later one."""
+    place = checkpoint.place_of(block.number)
+    if place is None or checkpoint.memory_block(place).generation < block.generation:
+        raise CorruptionError(
+            f"the memory map leads to an older version of memory block {block.number} than generation {block.generation}"
+        )
 
 
 def _check_references(checkpoint: Checkpoint, block: MemoryBlock) -> None:

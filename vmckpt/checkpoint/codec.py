@@ -35,11 +35,11 @@ class Choice(NamedTuple):
 
 
 _CHOICES = {
-    "raw": Choice(RAW, 0, 64 << 10),
-    "lz4": Choice(LZ4, 1, 64 << 10),
+    "raw": Choice(RAW, 0, 128 << 10),
+    "lz4": Choice(LZ4, 1, 128 << 10),
     "zstd": Choice(ZSTD, 3, 512 << 10),
 }
-_FAST_ZSTD = Choice(ZSTD, 1, 64 << 10)
+_FAST_ZSTD = Choice(ZSTD, 1, 128 << 10)
 
 
 @functools.cache

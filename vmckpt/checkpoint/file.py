@@ -20,6 +20,7 @@ from vmckpt.checkpoint.format import (
     ABSENT,
     FOOTER,
     FORMAT_VERSION,
+    MAGIC,
     MAP_ENTRY,
     REQUIRED,
     SECTION,
@@ -37,14 +38,15 @@ from vmckpt.checkpoint.format import (
     unpack_header,
 )
 from vmckpt.checkpoint.index import PieceReader
-from vmckpt.digest import checksum, checksum_of
 from vmckpt.errors import CorruptionError, FormatError, IoError
+from vmckpt.hashing import checksum, checksum_of
 from vmckpt.layout import Layout
 from vmckpt.reports import PageCounts
 
 __all__ = ["CheckpointFile", "Place", "StorageEntry"]
 
 _CACHED_HEADS = 64
+_KNOWN_SECTIONS = SectionType.NAMES.keys() - {SectionType.PARENT, SectionType.CIPHER}
 _FIRST_READ_BYTES = 1 << 16  # the header of all but a memory of thousands of regions
 _HEAD_READ_BYTES = 1 << 14  # header and directory of most storage blocks
 
@@ -112,9 +114,12 @@ class CheckpointFile:
 
     def _open(self) -> None:
         tail = self._read_at(max(self.file_bytes - FOOTER.size, 0), min(FOOTER.size, self.file_bytes))
+        head = self._head_bytes()
         try:
-            self.header, self._layout = unpack_header(self._head_bytes(), self.name)
+            self.header, self._layout = unpack_header(head, self.name)
         except FormatError:
+            if head.startswith(MAGIC + FORMAT_VERSION.to_bytes(2, "little")):
+                raise  # a sound header that asks for what this vmckpt does not know
             # A file that ends as a checkpoint does but does not start as one was damaged.
             try:
                 version = unpack_footer(tail, self.file_bytes, self.name).version
@@ -163,11 +168,14 @@ class CheckpointFile:
         for entry in map(SectionEntry._make, SECTION_ENTRY.iter_unpack(data)):
             if entry.type in sections or entry.flags & ~REQUIRED or entry.reserved:
                 raise CorruptionError("the section table names a section twice or uses unknown fields")
-            if entry.flags & REQUIRED and entry.type not in SectionType.NAMES:
+            if entry.flags & REQUIRED and entry.type not in _KNOWN_SECTIONS:
                 raise FormatError(
                     f"the checkpoint needs a section of type {entry.type}, unknown to this vmckpt"
                 )
             sections[entry.type] = entry
+        if sum(entry.length for entry in sections.values()) > self.file_bytes:
+            # They overlap, and to prove them would cost many times the file's length.
+            raise CorruptionError("the sections are longer than the file")
         return sections
 
     def _open_required(self) -> None:
@@ -262,7 +270,12 @@ class CheckpointFile:
 
     def active_pages(self) -> list[int]:
         """Page numbers in the order in which they were touched."""
-        packed = array("Q", self.section(SectionType.ACTIVE_PAGES) or b"")
+        body = self.section(SectionType.ACTIVE_PAGES) or b""
+        if len(body) % 8:
+            raise CorruptionError(
+                f"the active pages section has {len(body)} bytes, expected 8 for each page", path=self.name
+            )
+        packed = array("Q", body)
         if sys.byteorder == "big":
             packed.byteswap()
         return packed.tolist()

@@ -12,8 +12,8 @@ checks that need nothing but the bytes in hand; `docs/format.md` has the same ta
 import struct
 from typing import NamedTuple
 
-from vmckpt.digest import checksum
-from vmckpt.errors import CorruptionError, FormatError
+from vmckpt.errors import CorruptionError, FormatError, SourceError
+from vmckpt.hashing import checksum
 from vmckpt.layout import PAGE_BYTES, Layout
 
 __all__ = [
@@ -305,7 +305,17 @@ def unpack_header(data: bytes, path: str) -> tuple[Header, Layout]:
     ]
     if sum(pages for _, pages in pieces) != header.page_count:
         raise CorruptionError("the header's regions do not add up to its page count", path=path, offset=56)
-    return header, Layout([(gpa, pages * PAGE_BYTES) for gpa, pages in pieces])
+    return header, _layout_of(pieces, path)
+
+
+def _layout_of(pieces: list[tuple[int, int]], path: str) -> Layout:
+    """The layout of a region table, which ascends: page numbers count in its order."""
+    try:
+        if pieces != sorted(pieces):
+            raise SourceError("the header's regions do not ascend")
+        return Layout([(gpa, pages * PAGE_BYTES) for gpa, pages in pieces])
+    except SourceError as error:
+        raise CorruptionError(error.message, path=path, offset=HEADER.size) from error
 
 
 def _check_header(header: Header, path: str) -> None:

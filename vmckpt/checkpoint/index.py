@@ -13,8 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from vmckpt.checkpoint.format import ROOT, ROOT_ENTRY
-from vmckpt.digest import checksum
 from vmckpt.errors import CorruptionError
+from vmckpt.hashing import checksum
 
 __all__ = ["PieceReader", "PieceWriter"]
 
@@ -135,8 +135,17 @@ class PieceReader:
         return None if data is None else self._entry.unpack_from(data, slot * self._entry.size)
 
     def entries(self) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Index and entry of everything in the pieces that are there, in order."""
+        """Index and entry of everything in the pieces that are there, in order.
+
+        Raises:
+            CorruptionError: a piece is damaged, or one serves twice: no walk costs more than the file is long.
+        """
+        end = 0
         for piece in range(self.piece_count):
+            offset, length, _ = self._span(piece)
+            if offset and offset < end:
+                raise CorruptionError(f"the pieces of the {self._name} do not ascend", offset=offset)
+            end = offset + length if offset else end
             data = self._piece(piece)
             if data is not None:
                 yield from enumerate(self._entry.iter_unpack(data), piece * self._piece_entries)

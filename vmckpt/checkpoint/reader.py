@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from vmckpt.checkpoint.block import MemoryBlock, StorageBlock
 from vmckpt.checkpoint.file import CheckpointFile, Place
 from vmckpt.checkpoint.format import DUPLICATE, PATTERN, STORED
-from vmckpt.digest import Digest
 from vmckpt.errors import CorruptionError
+from vmckpt.hashing import Digest
 from vmckpt.pages import PAGE_BYTES, PageRange, page_view
 
 __all__ = ["Checkpoint", "Place"]
@@ -95,6 +95,15 @@ class Checkpoint(CheckpointFile):
             )
         return page_view(plain, stored_index)
 
+    def _block_at(self, number: int, place: Place) -> MemoryBlock:
+        """What the directory says of memory block `number`, which the map puts at `place`."""
+        block = self.memory_block(place)
+        if block.number != number:
+            raise CorruptionError(
+                f"the map puts memory block {number} where memory block {block.number} is", path=self.name
+            )
+        return block
+
     def expand(self, place: Place, into: memoryview) -> None:
         """Write the pages of the memory block at `place` into `into`, which has room for exactly those."""
         block = self.memory_block(place)
@@ -129,6 +138,8 @@ class Checkpoint(CheckpointFile):
             stop = min(end, pages.end)
             target = into[(page - pages.start) * PAGE_BYTES : (stop - pages.start) * PAGE_BYTES]
             place = self.place_of(number)
+            if place is not None:
+                self._block_at(number, place)
             if place is None:
                 target[:] = bytes(len(target))
             elif (page, stop) == (start, end):
@@ -156,11 +167,7 @@ class Checkpoint(CheckpointFile):
         """The digest that follows from the page hashes in the directories; reads no page."""
         digest = Digest()
         for number, place in self.places():
-            block = self.memory_block(place)
-            if block.number != number:
-                raise CorruptionError(
-                    f"the map puts memory block {number} where memory block {block.number} is", path=self.name
-                )
+            block = self._block_at(number, place)
             digest.add_zeros(block.pages(self.header.block_pages).start - digest.pages)
             digest.add(block.page_hashes())
         digest.add_zeros(self.header.page_count - digest.pages)

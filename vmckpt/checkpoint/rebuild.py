@@ -9,6 +9,7 @@ that look like zero pages, and nothing is made. The footer, the tables and the s
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from vmckpt.checkpoint.block import (
@@ -36,8 +37,8 @@ from vmckpt.checkpoint.format import (
 )
 from vmckpt.checkpoint.reader import Checkpoint
 from vmckpt.checkpoint.writer import CheckpointWriter
-from vmckpt.digest import Digest, checksum_of
 from vmckpt.errors import CorruptionError, IoError
+from vmckpt.hashing import Digest, checksum_of
 from vmckpt.layout import Layout
 from vmckpt.reports import PageCounts
 
@@ -46,7 +47,9 @@ __all__ = ["Rebuilt", "rebuild"]
 Progress = Callable[[int, int], None]
 
 _KEPT = (SectionType.ACTIVE_PAGES, SectionType.VCPU_STATE, SectionType.DEVICE_STATE, SectionType.METADATA)
+_FIRST_SEARCH_BYTES = 1 << 12
 _SEARCH_BYTES = 1 << 20
+_WASTE_BYTES = 256 << 20  # a second of reading
 
 
 class Rebuilt(NamedTuple):
@@ -73,6 +76,7 @@ class _Old:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._wasted_bytes = 0
         try:
             self._fd = os.open(path, os.O_RDONLY)
             self.file_bytes = os.fstat(self._fd).st_size
@@ -81,23 +85,44 @@ class _Old:
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """What there is of that part of the file."""
+        parts: list[bytes] = []
+        end = min(offset + size_bytes, self.file_bytes)
         try:
-            return os.pread(self._fd, size_bytes, offset)
+            while offset < end and (part := os.pread(self._fd, end - offset, offset)):
+                parts.append(part)
+                offset += len(part)
         except OSError as error:
             raise IoError.of(error, "cannot read the checkpoint", path=self.path, offset=offset) from error
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
         os.close(self._fd)
 
     def find(self, wanted: bytes, start: int) -> Iterator[int]:
         """The offsets from `start` on at which `wanted` stands."""
+        step = _FIRST_SEARCH_BYTES  # grows: a search that ends soon must not cost much
         while start < self.file_bytes:
-            data = self.read(start, _SEARCH_BYTES + len(wanted) - 1)
+            data = self.read(start, step + len(wanted) - 1)
             at = data.find(wanted)
             while at >= 0:
                 yield start + at
                 at = data.find(wanted, at + 1)
-            start += _SEARCH_BYTES
+            start += step
+            step = min(2 * step, _SEARCH_BYTES)
+
+    def waste(self, size_bytes: int) -> None:
+        """Note that so many bytes were read for what turned out to be nothing.
+
+        Raises:
+            CorruptionError: that happens too often. A damaged file has few such places, a hostile one as many as it
+                likes, each of which can claim all the rest of the file.
+        """
+        self._wasted_bytes += size_bytes
+        if self._wasted_bytes > _WASTE_BYTES + 4 * self.file_bytes:
+            raise CorruptionError(
+                "too much of it looks like a part of a checkpoint and is none: the search is given up",
+                path=self.path,
+            )
 
 
 def rebuild(path: str, fd: int, new: str, *, progress: Progress | None = None) -> Rebuilt:
@@ -143,22 +168,26 @@ def _find_storage_blocks(old: _Old, header: Header) -> list[_Found]:
     found: dict[int, _Found] = {}
     last = -1
     offset = header.header_bytes
+    search: Iterator[int] | None = None
     while offset < old.file_bytes and not (last >= 0 and len(found) == last + 1):
-        try:
-            storage = _storage_block_at(old, header, offset)
-        except CorruptionError:
-            offset = next(old.find(STORAGE_MAGIC, offset + 1), old.file_bytes)
+        storage = _head_at(old, header, offset)
+        if storage is None:
+            search = search or old.find(STORAGE_MAGIC, offset + 1)
+            offset = next(search, old.file_bytes)
             continue
-        found[storage.header.number] = _Found(offset, storage)
-        if storage.header.flags & LAST:
-            # Buffers of several streams may be flushed in any order; the highest number is the count.
-            last = max(found)
+        search = None
+        if _is_whole(old, storage, offset):
+            found[storage.header.number] = _Found(offset, storage)
+            if storage.header.flags & LAST:
+                # Buffers of several streams may be flushed in any order; the highest number is the count.
+                last = max(found)
         offset += storage.size_bytes
     expected = max(found, default=-1) + 1
-    missing = sorted(set(range(expected)) - set(found))
+    # No set of all numbers: a block may claim to be the four billionth.
+    missing = list(islice((number for number in range(expected) if number not in found), 8))
     if missing or last < 0:
         what = (
-            f"storage blocks {missing[:8]} are damaged or missing"
+            f"storage blocks {missing} are damaged or missing"
             if missing
             else "the last storage block is missing"
         )
@@ -170,15 +199,30 @@ def _find_storage_blocks(old: _Old, header: Header) -> list[_Found]:
     return sorted(found.values())
 
 
-def _storage_block_at(old: _Old, header: Header, offset: int) -> StorageBlock:
-    fixed = unpack_storage_header(old.read(offset, STORAGE_HEADER.size), header)
-    size = STORAGE_HEADER.size + fixed.directory_bytes + fixed.payload_bytes
-    if offset + size > old.file_bytes:
-        raise CorruptionError("a storage block reaches past the file's end", path=old.path, offset=offset)
-    data = memoryview(old.read(offset, size))
-    storage = unpack_head(data, header)
-    check_payload(storage.header, data[storage.head_bytes :])
-    return storage
+def _head_at(old: _Old, header: Header, offset: int) -> StorageBlock | None:
+    """The storage block that starts at `offset`, its header and directory proved; None if there is none."""
+    try:
+        fixed = unpack_storage_header(old.read(offset, STORAGE_HEADER.size), header)
+    except CorruptionError:
+        return None
+    size = STORAGE_HEADER.size + fixed.directory_bytes
+    if offset + size + fixed.payload_bytes > old.file_bytes:
+        return None
+    try:
+        return unpack_head(old.read(offset, size), header)
+    except CorruptionError:
+        old.waste(size)
+        return None
+
+
+def _is_whole(old: _Old, storage: StorageBlock, offset: int) -> bool:
+    """Whether the pages of the storage block at `offset` are what was written."""
+    payload = old.read(offset + storage.head_bytes, storage.header.payload_bytes)
+    try:
+        check_payload(storage.header, memoryview(payload))
+    except CorruptionError:
+        return False
+    return True
 
 
 def _latest(found: list[_Found]) -> dict[int, tuple[int, int, int]]:
@@ -240,17 +284,20 @@ def _digest(header: Header, found: list[_Found], latest: dict[int, tuple[int, in
 def _surviving_sections(old: _Old, header: Header, start: int) -> dict[int, bytes]:
     """The sections worth keeping that are whole, found by their magic."""
     sections: dict[int, bytes] = {}
+    end = start
     for offset in old.find(SECTION_MAGIC, start):
         data = old.read(offset, SECTION.size)
-        if len(data) < SECTION.size:
+        if offset < end or len(data) < SECTION.size:
             continue
         section = Section._make(SECTION.unpack(data))
-        if section.type not in _KEPT or section.length > min(Limits.SECTION_BYTES, old.file_bytes):
+        if section.type not in _KEPT or section.checkpoint_id != header.checkpoint_id[:8]:
+            continue
+        if section.length > min(Limits.SECTION_BYTES, old.file_bytes - offset - SECTION.size):
             continue
         body = old.read(offset + SECTION.size, section.length)
-        if (
-            checksum_of(data[:-8], body) == section.checksum
-            and section.checkpoint_id == header.checkpoint_id[:8]
-        ):
+        if checksum_of(data[:-8], body) == section.checksum:
             sections[section.type] = body
+            end = offset + SECTION.size + section.length
+        else:
+            old.waste(section.length)
     return sections

@@ -35,8 +35,8 @@ from vmckpt.checkpoint.format import (
 )
 from vmckpt.checkpoint.index import PieceWriter
 from vmckpt.checkpoint.staging import StagingBuffer
-from vmckpt.digest import checksum, checksum_of
 from vmckpt.errors import IoError
+from vmckpt.hashing import checksum, checksum_of
 from vmckpt.layout import PAGE_BYTES, Layout
 from vmckpt.output import start_writeback
 from vmckpt.pages import Buffer

@@ -22,6 +22,8 @@ __all__ = ["COMMANDS", "EXIT_CODES", "CommandGroup", "describe", "main", "vmckpt
 
 COMMANDS = {
     "create": "Write the memory image of an emulated machine.",
+    "run": "Boot an emulated machine.",
+    "vm": "Control a running machine.",
     "save": "Save a machine's memory as a checkpoint.",
     "restore": "Write a checkpoint's memory out as an image.",
     "info": "Show what a checkpoint holds.",
@@ -181,10 +183,10 @@ def _abandon_stdout() -> None:
 
 def _stdout_is_gone(error: BaseException) -> bool:
     # A broken pipe may also be one to a worker process, and that is worth a sentence: so ask stdout itself.
-    chain: BaseException | None = error
-    while chain is not None and not isinstance(chain, BrokenPipeError):
-        chain = chain.__cause__
-    if chain is None:
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__) is not None and cause not in chain:  # an error can be its own cause
+        chain.append(cause)
+    if not any(isinstance(link, BrokenPipeError) for link in chain):
         return False
     import select  # noqa: PLC0415 - only here
 

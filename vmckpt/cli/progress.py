@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from vmckpt.units import format_size
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -63,29 +65,29 @@ class _Bar:
 
     def _draw(self, done_bytes: int, total_bytes: int) -> None:
         total = float(total_bytes) if total_bytes > 0 else None
+        rate = done_bytes / max(time.monotonic() - self._started_s, 1e-3)
+        of = f" of {format_size(total_bytes)}" if total_bytes > 0 else ""
+        sizes = f"{format_size(done_bytes)}{of}, {format_size(rate)}/s"
         if self._progress is None or self._task is None:
             self._progress = _open_bar()
-            self._task = self._progress.add_task(self._label, total=total)
+            self._task = self._progress.add_task(self._label, total=total, sizes=sizes)
             self._progress.start()
-        self._progress.update(self._task, completed=done_bytes, total=total, refresh=True)
+        self._progress.update(self._task, completed=done_bytes, total=total, sizes=sizes, refresh=True)
 
 
 def _open_bar() -> "Progress":
     from rich.console import Console  # noqa: PLC0415 - see above
     from rich.progress import (  # noqa: PLC0415 - see above
         BarColumn,
-        DownloadColumn,
         Progress,
         TextColumn,
         TimeRemainingColumn,
-        TransferSpeedColumn,
     )
 
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
+        TextColumn("{task.fields[sizes]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         auto_refresh=False,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from vmckpt.checkpoint.reader import Checkpoint
-from vmckpt.digest import ZERO_PAGE_HASH, Digest, page_hashes
+from vmckpt.hashing import ZERO_PAGE_HASH, Digest, page_hashes
 from vmckpt.pages import PAGE_BYTES, PageRange, PageReader, Source
 from vmckpt.workers import Channel, Crew
 

@@ -1,0 +1,419 @@
+r"""The control socket: one line of JSON asks, one line of JSON answers (docs/machine.md has the protocol).
+
+    {"id": 1, "do": "pause"}\n  ──▶  ControlServer ──▶ the machine
+    {"id": 1, "ok": true, "answer": {"state": "paused", ...}}\n  ◀──
+
+The socket is mode 0600, and who connects must be of the same user, or root. What clients send is hostile all the same:
+lines have a longest length, half requests a time to end, clients a number, and nobody is read from while they do not
+read. The server has no thread: the machine watches its descriptors. `ask` is a client for one request.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import select
+import socket
+import stat
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Protocol, Self
+
+import vmckpt.errors
+from vmckpt.errors import IoError, SourceError, UsageError, VmckptError
+from vmckpt.kernel.process import peer_of
+from vmckpt.machine.machine import MachineStatus
+
+__all__ = [
+    "MOST_CLIENTS",
+    "MOST_REQUEST_BYTES",
+    "PATIENCE_S",
+    "ControlServer",
+    "Controlled",
+    "Handler",
+    "ask",
+]
+
+MOST_REQUEST_BYTES = 1 << 16
+"""The longest request, its line feed included."""
+MOST_CLIENTS = 32
+"""Connections at a time; one more is told so, and closed."""
+PATIENCE_S = 10.0
+"""How long a request may take to arrive in whole, and an answer to be read."""
+
+_PROTOCOL = 1
+_MOST_PATH_BYTES = 107
+_READ_BYTES = 1 << 16
+_GOODBYE_S = 1.0
+_RETRY_S = 0.02
+
+Handler = Callable[[Mapping[str, object]], Mapping[str, object]]
+"""What a request does: its values but for `id` and `do` in, the answer out; raises VmckptError to refuse."""
+
+
+class Controlled(Protocol):
+    """What the server needs of a machine."""
+
+    def status(self) -> MachineStatus:
+        """What it does now."""
+
+    def pause(self) -> None:
+        """Stop every vCPU between two operations."""
+
+    def resume(self) -> None:
+        """Let the vCPUs go on."""
+
+    def stop(self) -> None:
+        """End the vCPUs."""
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call `callback` with the events that occur on `fd`."""
+
+    def unwatch(self, fd: int) -> None:
+        """End `watch`."""
+
+
+class _Client:
+    """A connection: what it has sent of its next request, and what it has not read of its answers."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.received = bytearray()
+        self.unsent = b""
+        self.busy_since_s: float | None = None
+        self.leaving = False
+
+    def is_busy(self) -> bool:
+        return bool(self.received or self.unsent)
+
+
+class ControlServer:
+    """Listens at a path. Close it in the end: that removes the socket.
+
+    Attributes:
+        path: of the socket.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Make the socket; a stale one, where nobody listens any more, is replaced.
+
+        Raises:
+            UsageError: the path is too long for a socket.
+            IoError: somebody listens there, something else has that name, or the directory cannot be written.
+        """
+        self.path = path
+        if len(os.fsencode(path)) > _MOST_PATH_BYTES:
+            raise UsageError(
+                f"the path of the control socket is too long: expected {_MOST_PATH_BYTES} bytes at most, found "
+                f"{len(os.fsencode(path))}; a relative one may do",
+                path=path,
+            )
+        self._listener = socket.socket(socket.AF_UNIX)
+        try:
+            self._bind()
+            self._identity = _identity(path)
+            self._listener.listen(MOST_CLIENTS)
+            self._listener.setblocking(False)
+        except BaseException:
+            self._listener.close()
+            raise
+        self._machine: Controlled | None = None
+        self._handlers: Mapping[str, Handler] = MappingProxyType({})
+        self._clients: dict[int, _Client] = {}
+
+    def _bind(self) -> None:
+        mask = os.umask(0o177)
+        try:
+            try:
+                self._listener.bind(self.path)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                _remove_stale(self.path)
+                self._listener.bind(self.path)
+        except OSError as error:
+            raise IoError.of(error, "cannot make the control socket", path=self.path) from error
+        finally:
+            os.umask(mask)
+
+    def serve(self, machine: Controlled, handlers: Mapping[str, Handler] = MappingProxyType({})) -> None:
+        """Answer from now on, whenever the machine waits; `handlers` are requests beside status, pause, resume and stop."""
+        self._machine = machine
+        self._handlers = {
+            "status": lambda _: {},
+            "pause": lambda _: self._do(machine.pause),
+            "resume": lambda _: self._do(machine.resume),
+            "stop": lambda _: self._do(machine.stop),
+            **handlers,
+        }
+        machine.watch(self._listener.fileno(), select.POLLIN, self._accept)
+
+    @staticmethod
+    def _do(action: Callable[[], None]) -> Mapping[str, object]:
+        action()
+        return {}
+
+    def expire(self) -> None:
+        """Part with clients that keep half a request, or an answer, for too long. Call it now and then."""
+        now_s = time.monotonic()
+        for client in list(self._clients.values()):
+            if client.busy_since_s is not None and now_s - client.busy_since_s > PATIENCE_S:
+                self._drop(client)
+
+    def _accept(self, events: int) -> None:
+        del events
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # gone again, or this process has no descriptor left: the machine goes on
+            return
+        connection.setblocking(False)
+        refusal = self._refusal_of(connection)
+        if refusal is not None:
+            with contextlib.suppress(OSError):
+                connection.send(_line(None, refusal))
+            connection.close()
+            return
+        client = _Client(connection)
+        self._clients[connection.fileno()] = client
+        self._watch(client)
+
+    def _refusal_of(self, connection: socket.socket) -> VmckptError | None:
+        try:
+            peer = peer_of(connection)
+        except VmckptError as error:
+            return error
+        if peer.uid not in {os.geteuid(), 0}:
+            return UsageError(
+                f"user {peer.uid} may not control this machine: it belongs to user {os.geteuid()}"
+            )
+        if len(self._clients) >= MOST_CLIENTS:
+            return UsageError(f"{MOST_CLIENTS} clients are connected already: no more are served")
+        return None
+
+    def _watch(self, client: _Client) -> None:
+        # Who does not read is not read from.
+        events = select.POLLOUT if client.unsent else select.POLLIN
+        assert self._machine is not None
+        self._machine.watch(client.connection.fileno(), events, partial(self._attend, client))
+
+    def _attend(self, client: _Client, events: int) -> None:
+        try:
+            if not client.unsent and events & (select.POLLIN | select.POLLHUP | select.POLLERR):
+                self._read(client)
+            self._flush(client)
+            while not client.unsent and b"\n" in client.received:
+                self._answer_next(client)
+                self._flush(client)
+        except OSError:  # it vanished
+            self._drop(client)
+            return
+        if client.leaving and not client.unsent:
+            self._drop(client)
+            return
+        if not client.is_busy():
+            client.busy_since_s = None
+        elif client.busy_since_s is None:
+            client.busy_since_s = time.monotonic()
+        self._watch(client)
+
+    def _read(self, client: _Client) -> None:
+        try:
+            received = client.connection.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        client.received += received
+        if not received:
+            client.leaving = True
+        end = client.received.find(b"\n")
+        if max(end, len(client.received) if end < 0 else 0) >= MOST_REQUEST_BYTES:
+            error = UsageError(f"the request is too long: expected {MOST_REQUEST_BYTES} bytes at most")
+            self._part(client, error)
+
+    def _answer_next(self, client: _Client) -> None:
+        line, _, rest = bytes(client.received).partition(b"\n")
+        client.received = bytearray(rest)
+        client.busy_since_s = None
+        try:
+            number, do, values = _parse(line)
+        except VmckptError as error:
+            self._part(client, error)
+            return
+        try:
+            client.unsent = _line(number, self._act(do, values))
+        except VmckptError as error:
+            client.unsent = _line(number, error)
+
+    def _act(self, do: str, values: Mapping[str, object]) -> Mapping[str, object]:
+        handler = self._handlers.get(do)
+        if handler is None:
+            raise UsageError(f"there is no request {do!r:.40}: choose one of {', '.join(self._handlers)}")
+        if values and do in {"status", "pause", "resume", "stop"}:
+            raise UsageError(f"the request {do} takes no values, and got {', '.join(sorted(values)):.80}")
+        assert self._machine is not None
+        answer = handler(values)
+        return {"protocol": _PROTOCOL, "pid": os.getpid(), **self._machine.status()._asdict(), **answer}
+
+    def _part(self, client: _Client, error: VmckptError) -> None:
+        """Say why, and close once that is read: nobody knows where the next request would start."""
+        client.received.clear()
+        client.unsent = _line(None, error)
+        client.leaving = True
+
+    def _flush(self, client: _Client) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while client.unsent:
+                client.unsent = client.unsent[client.connection.send(client.unsent) :]
+
+    def _drop(self, client: _Client) -> None:
+        assert self._machine is not None
+        fd = client.connection.fileno()
+        self._machine.unwatch(fd)
+        del self._clients[fd]
+        client.connection.close()
+
+    def close(self) -> None:
+        """Remove the socket, and part with all clients. Closing twice is fine."""
+        if self._listener.fileno() < 0:
+            return
+        with contextlib.suppress(OSError):
+            if _identity(self.path) == self._identity:  # else it is somebody else's by now
+                os.unlink(self.path)
+        if self._machine is not None:
+            self._machine.unwatch(self._listener.fileno())
+        self._listener.close()
+        for client in list(self._clients.values()):
+            with contextlib.suppress(OSError):
+                client.connection.settimeout(_GOODBYE_S)
+                client.connection.sendall(client.unsent)
+            self._drop(client)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens at."""
+    status = os.lstat(path)
+    if not stat.S_ISSOCK(status.st_mode):
+        raise IoError("cannot make the control socket: something that is no socket has this name", path=path)
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.settimeout(_GOODBYE_S)
+            probe.connect(path)
+        except ConnectionRefusedError:
+            if _identity(path) == (status.st_dev, status.st_ino):
+                os.unlink(path)
+            return
+        except OSError as error:
+            raise IoError.of(
+                error, "cannot tell whether a machine listens at this socket", path=path
+            ) from error
+    raise IoError("a machine listens at this socket already", path=path)
+
+
+def _parse(line: bytes) -> tuple[int | str | None, str, Mapping[str, object]]:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UsageError("the request is no JSON") from error
+    if not isinstance(values, dict):
+        raise UsageError("the request is no JSON object")
+    number, do = values.pop("id", None), values.pop("do", None)
+    if not isinstance(number, int | str | None) or not isinstance(do, str):
+        raise UsageError('the request names nothing to do: expected {"id": number or text, "do": text}')
+    return number, do, values
+
+
+def _line(number: int | str | None, answer: Mapping[str, object] | VmckptError) -> bytes:
+    body: dict[str, object] = {"id": number}
+    if isinstance(answer, VmckptError):
+        body |= {"ok": False, "error": {"kind": type(answer).__name__, "message": str(answer)}}
+    else:
+        body |= {"ok": True, "answer": answer}
+    return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+
+
+def ask(
+    path: str,
+    do: str,
+    values: Mapping[str, object] = MappingProxyType({}),
+    *,
+    timeout_s: float = 60.0,
+    wait_s: float = 0.0,
+    until_closed: bool = False,
+) -> dict[str, object]:
+    """Ask the machine at a control socket for one thing.
+
+    Args:
+        path: of the socket.
+        do: `status`, `pause`, `resume`, `stop`.
+        values: what the request takes.
+        timeout_s: how long to wait for the answer.
+        wait_s: how long to wait for the socket itself, where the machine is only being started.
+        until_closed: return only when the machine has closed the connection.
+
+    Raises:
+        IoError: no machine listens there, or it does not answer in time.
+        SourceError: what is there is no control socket.
+        VmckptError: the machine refuses; the class is the machine's.
+    """
+    with _connect(path, wait_s) as connection:
+        connection.settimeout(timeout_s)
+        try:
+            connection.sendall(json.dumps({"id": 1, "do": do, **values}).encode() + b"\n")
+            with connection.makefile("rb") as stream:
+                line = stream.readline()
+                while until_closed and stream.read(1):
+                    pass
+        except OSError as error:
+            raise IoError.of(error, "the machine did not answer", path=path) from error
+    return _answer(line, path)
+
+
+def _answer(line: bytes, path: str) -> dict[str, object]:
+    try:
+        body = json.loads(line)
+        if body["ok"] is True and isinstance(body["answer"], dict):
+            return {str(key): value for key, value in body["answer"].items()}
+        kind, message = str(body["error"]["kind"]), str(body["error"]["message"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = "it closed the connection" if not line else f"it said {line[:60]!r}"
+        raise SourceError(
+            f"what listens there does not answer as a machine does: {what}", path=path
+        ) from error
+    error_class = getattr(vmckpt.errors, kind, VmckptError) if kind in vmckpt.errors.__all__ else VmckptError
+    raise error_class(message, path=path)
+
+
+def _connect(path: str, wait_s: float) -> socket.socket:
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(path)
+            return connection
+        except OSError as error:
+            connection.close()
+            if error.errno in {errno.ENOENT, errno.ECONNREFUSED} and time.monotonic() < deadline_s:
+                time.sleep(_RETRY_S)  # another process makes it, in its own time, and tells nobody
+                continue
+            raise _no_machine(error, path) from error
+
+
+def _no_machine(error: OSError, path: str) -> VmckptError:
+    if error.errno == errno.ECONNREFUSED:
+        with contextlib.suppress(OSError):
+            if not stat.S_ISSOCK(os.stat(path).st_mode):
+                return SourceError("this is no control socket", path=path)
+        return IoError("no machine listens at this socket any more", path=path)
+    return IoError.of(error, "cannot connect to the control socket", path=path)

@@ -1,0 +1,134 @@
+"""Saving a whole source at rest into a file: sizes and identity chosen, pipeline run, sections added, name given.
+
+`api.save` and `api.convert` call it; the pages themselves go through `rest`.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from vmckpt.checkpoint.codec import CODEC_NAMES, Choice
+from vmckpt.checkpoint.format import SectionType
+from vmckpt.checkpoint.writer import CheckpointWriter, new_header
+from vmckpt.errors import CorruptionError
+from vmckpt.hashing import fingerprint
+from vmckpt.output import AtomicFile
+from vmckpt.pages import Source
+from vmckpt.reports import SaveReport
+from vmckpt.saving.order import block_numbers, ordered
+from vmckpt.saving.rest import Progress, save_at_rest
+from vmckpt.version import __version__
+
+__all__ = ["STORAGE_BLOCK_BYTES", "Carried", "Request", "save_source"]
+
+STORAGE_BLOCK_BYTES = 1 << 20
+_STDOUT = 1
+
+
+class Request(NamedTuple):
+    """How to save."""
+
+    choice: Choice
+    """Codec, level and memory block size."""
+    storage_block_bytes: int
+    layout: str
+    """Order of memory blocks; one of `order.LAYOUTS`."""
+    jobs: int
+    """Worker processes."""
+    dedup: bool
+    """Store equal pages once."""
+    force: bool
+    """Replace an existing file."""
+
+
+class Carried(NamedTuple):
+    """What a new checkpoint of the same memory keeps of an earlier one."""
+
+    digest: bytes
+    active_pages: list[int]
+    """Page numbers in the order in which they were touched."""
+    sections: list[tuple[int, bytes]]
+    """Type and body."""
+
+
+_NOTHING = Carried(b"", [], [(SectionType.METADATA, b'{"writer":"vmckpt %s"}' % __version__.encode())])
+
+
+def save_source(
+    source: Source,
+    path: str,
+    request: Request,
+    *,
+    carried: Carried = _NOTHING,
+    progress: Progress | None = None,
+) -> SaveReport:
+    """Write a checkpoint of `source` to `path` (`-`: standard output); `elapsed_s` is left for the caller to tell.
+
+    The checkpoint's id follows from the source's identity and the request, its time from the source's, so the same
+    request makes the same file, bit for bit.
+
+    Raises:
+        FormatError: the block sizes are not possible.
+        UsageError: the layout is not possible.
+        IoError, ChangedError, CorruptionError, WorkerError: as `rest.save_at_rest` says.
+    """
+    block_bytes = request.choice.memory_block_bytes
+    header = new_header(
+        source.layout,
+        codec=request.choice.codec,
+        memory_block_bytes=block_bytes,
+        storage_block_bytes=request.storage_block_bytes,
+        checkpoint_id=fingerprint(source.identity + repr(request._replace(jobs=0, force=False)).encode()),
+        created_ns=source.modified_ns,
+    )
+    ranges = list(source.data_ranges())
+    numbers = block_numbers(ranges, header.block_pages)
+    with _output(path, request.force) as (fd, commit):
+        writer = CheckpointWriter(fd, header, source.layout, path=path)
+        saved = save_at_rest(
+            source,
+            writer,
+            ordered(numbers, request.layout, carried.active_pages, header.block_pages),
+            choice=request.choice,
+            jobs=request.jobs,
+            dedup=request.dedup,
+            in_page_order=request.layout == "physical",
+            data_pages=sum(pages.pages for pages in ranges),
+            progress=progress,
+        )
+        source.check_unchanged()
+        digest = saved.digest or carried.digest
+        if carried.digest and digest != carried.digest:
+            raise CorruptionError(
+                f"the memory's digest is {digest.hex()}, expected {carried.digest.hex()}", path=source.name
+            )
+        active_pages = len(carried.active_pages)
+        writer.finish(digest, saved.counts, active_pages=active_pages, sections=carried.sections)
+        commit()
+    return SaveReport(
+        memory_bytes=source.layout.memory_bytes,
+        file_bytes=writer.file_bytes,
+        elapsed_s=0.0,
+        pages=saved.counts,
+        active_pages=active_pages,
+        digest=digest.hex(),
+        codec=CODEC_NAMES[request.choice.codec],
+        memory_block_bytes=block_bytes,
+        storage_block_bytes=request.storage_block_bytes,
+        storage_blocks=writer.storage_blocks,
+    )
+
+
+@contextmanager
+def _output(path: str, force: bool) -> Iterator[tuple[int, Callable[[], None]]]:
+    """A descriptor to write to, and what to call when all is written."""
+    if path == "-":
+        fd = os.dup(_STDOUT)
+        try:
+            yield fd, lambda: None
+        finally:
+            os.close(fd)
+        return
+    with AtomicFile(path, force=force) as out:
+        yield out.fd, out.commit
