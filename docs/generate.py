@@ -54,6 +54,8 @@ def exit_codes() -> Iterator[tuple[int, str]]:
 
 def _error_classes(kind: type[VmckptError]) -> Iterator[type[VmckptError]]:
     for child in kind.__subclasses__():
+        if child.__module__ != kind.__module__:
+            continue  # somebody else's, in the same process
         yield child
         yield from _error_classes(child)
 

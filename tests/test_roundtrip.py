@@ -4,6 +4,7 @@ import os
 import random
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -205,6 +206,30 @@ def test_a_conversion_holds_the_same_memory(
         assert report.digest == api.digest(made) == api.digest(new)
         comes_back(memory, new, folder, choice.jobs)
         ranges_agree(memory.content, new, random.Random(1))
+
+
+@pytest.mark.parametrize("count", range(1, 24))
+@pytest.mark.parametrize("layout", ["physical", "random"])
+def test_a_conversion_stands_a_last_block_that_is_short_wherever_it_comes(
+    count: int, layout: str, tmp_path: Path
+) -> None:
+    content = b"".join(page_of("text", seed) for seed in range(count))
+    image, made, new = (str(tmp_path / name) for name in ("image", "made", "new"))
+    Path(image).write_bytes(content)
+    api.save(image, made, memory_block_bytes=2 * PAGE_BYTES, jobs=1)
+    api.convert(made, new, layout=layout, memory_block_bytes=4 * PAGE_BYTES, jobs=1)
+    assert api.verify(new, jobs=1).problems == ()
+    api.restore(new, f"{image}.back", jobs=1)
+    assert Path(f"{image}.back").read_bytes() == content
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 4), (3, 4), (2, 1), (-1, 1)])
+def test_pages_that_are_not_there_cannot_be_read(start: int, end: int, tmp_path: Path) -> None:
+    image, made = tmp_path / "image", str(tmp_path / "made")
+    image.write_bytes(bytes(PAGE_BYTES) + page_of("text", 1) * 2)
+    api.save(str(image), made, memory_block_bytes=8192, jobs=1)
+    with api.open_checkpoint(made) as checkpoint, pytest.raises(ValueError, match="cannot read pages"):
+        checkpoint.read(PageRange(start, end), memoryview(bytearray(max(end - start, 0) * PAGE_BYTES)))
 
 
 @FEWER

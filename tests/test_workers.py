@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -74,6 +74,14 @@ def test_each_worker_answers_its_own_messages_in_order() -> None:
         assert mine == [(b"%d" % number)[::-1] for number in range(worker, 30, 3)]
 
 
+def listen(work: Callable[[Channel], None], *, workers: int = 1) -> None:
+    """Give the last worker a message, and take answers until something is raised."""
+    with Crew(workers, work) as crew:
+        crew.send(workers - 1, b"go")
+        while True:
+            assert crew.receive() == [(workers - 1, b"first")]
+
+
 @pytest.mark.parametrize("size", [0, 1, 4095, 65536, 1 << 20])
 def test_messages_of_any_size_arrive_whole(size: int) -> None:
     message = bytes(range(256)) * (size // 256 + 1)
@@ -106,9 +114,8 @@ def test_an_error_arrives_with_its_class_and_fields(kind: type[VmckptError]) -> 
         next(channel.messages())
         raise kind("it went wrong", path="a/b", offset=4096, page=17)
 
-    with pytest.raises(kind) as caught, Crew(2, fail) as crew:
-        crew.send(1, b"go")
-        crew.receive()
+    with pytest.raises(kind) as caught:
+        listen(fail, workers=2)
     error = caught.value
     assert type(error) is kind
     assert (error.message, error.path, error.offset, error.page) == ("it went wrong", "a/b", 4096, 17)
@@ -120,19 +127,21 @@ def test_answers_of_before_an_error_are_not_mistaken_for_it() -> None:
         channel.send(b"first")
         raise IoError("then this")
 
-    with pytest.raises(IoError, match="then this"), Crew(1, fail_later) as crew:
-        crew.send(0, b"go")
-        while True:
-            assert crew.receive() == [(0, b"first")]
+    with pytest.raises(IoError, match="then this"):
+        listen(fail_later)
 
 
 def test_a_message_to_a_worker_that_failed_raises_what_it_met() -> None:
     def fail(_channel: Channel) -> None:
         raise CorruptionError("at once", offset=3)
 
-    with pytest.raises(CorruptionError, match="at once"), Crew(1, fail) as crew:
-        while True:
-            crew.send(0, b"do you hear me?")
+    def ask_on() -> None:
+        with Crew(1, fail) as crew:
+            while True:
+                crew.send(0, b"do you hear me?")
+
+    with pytest.raises(CorruptionError, match="at once"):
+        ask_on()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
@@ -141,9 +150,8 @@ def test_a_killed_worker_is_a_worker_error_that_names_the_signal(number: signal.
         next(channel.messages())
         os.kill(os.getpid(), number)
 
-    with pytest.raises(WorkerError, match=f"killed by signal {int(number)}"), Crew(2, suicide) as crew:
-        crew.send(0, b"go")
-        crew.receive()
+    with pytest.raises(WorkerError, match=f"killed by signal {int(number)}"):
+        listen(suicide, workers=2)
 
 
 def test_a_worker_killed_in_the_middle_of_an_answer_is_a_worker_error() -> None:
@@ -152,9 +160,8 @@ def test_a_worker_killed_in_the_middle_of_an_answer_is_a_worker_error() -> None:
         os.write(channel._writing, (100).to_bytes(4, "little") + b"half")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(WorkerError), Crew(1, half) as crew:
-        crew.send(0, b"go")
-        crew.receive()
+    with pytest.raises(WorkerError):
+        listen(half)
 
 
 def test_a_bug_in_a_worker_is_a_worker_error_and_a_traceback(capfd: pytest.CaptureFixture[str]) -> None:

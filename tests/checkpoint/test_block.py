@@ -79,7 +79,7 @@ MIXED = bytes([STORED, ZERO, PATTERN, DUPLICATE, STORED, STORED, DUPLICATE, PATT
 
 
 @settings(max_examples=60)
-@given(all_kinds=st.lists(KINDS, max_size=3))
+@given(all_kinds=st.lists(KINDS, max_size=2))  # more would not fit the storage block of this header
 def test_a_directory_comes_back(all_kinds: list[bytes]) -> None:
     blocks, payload = [], b""
     for number, kinds in enumerate(all_kinds):

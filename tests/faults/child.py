@@ -139,7 +139,8 @@ def run_in_child(action: Callable[[], object], *prepare: Callable[[], object]) -
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         return Ended(-code, "", 0, "", outlived)
-    return Ended(0, *json.loads(told or '["died without a word", 70, ""]'), outlived)
+    error, number, message = json.loads(told or '["died without a word", 70, ""]')
+    return Ended(0, error, number, message, outlived)
 
 
 def _act(action: Callable[[], object], prepare: Sequence[Callable[[], object]], answering: int) -> None:

@@ -66,7 +66,6 @@ def found_by(reader: Reader, path: str, folder: str) -> str | None:
     try:
         reader(path, folder)
     except (CorruptionError, FormatError) as error:
-        assert error.exit_code in {3, 4}
         return f"{type(error).__name__}: {error.message}"
     return None
 

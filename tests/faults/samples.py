@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.support.craft import Parts, Storage, seal, take_apart
 from tests.support.elfwriter import ElfCore, Load
@@ -12,7 +13,7 @@ from vmckpt import api
 from vmckpt.checkpoint.format import LAST, REFERENCE, SectionType
 from vmckpt.pages import PAGE_BYTES
 
-__all__ = ["Sample", "make_sample", "mixed_pages", "outcome", "quick_folder"]
+__all__ = ["Sample", "make_sample", "mixed_pages", "quick_folder", "write_image"]
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,8 @@ def quick_folder(fallback: str) -> Iterator[str]:
         yield fallback
 
 
-def outcome(error: BaseException) -> tuple[str, int]:
-    """Class and exit code of what a call raised."""
-    return type(error).__name__, int(getattr(error, "exit_code", 70))
+def write_image(folder: Path, rng: random.Random) -> Path:
+    """A raw image of 16 MiB, which takes a moment to save."""
+    path = folder / "guest.raw"
+    path.write_bytes(b"".join(mixed_pages(rng, 2048, random_bytes=3000)) * 2)
+    return path

@@ -1,14 +1,12 @@
 """kill -9 at every step and at random moments: the output is whole or not there, and nothing is in the way after it."""
 
-import contextlib
+import functools
 import os
 import random
 import re
-import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +22,8 @@ from tests.faults.child import (
     no_tmpfile,
     run_in_child,
 )
-from tests.faults.samples import make_sample, mixed_pages
+from tests.faults.command import Run, killed_save, send_signal, time_of_a_save, whole_or_nothing
+from tests.faults.samples import make_sample, write_image
 from vmckpt import api
 
 Action = Callable[[str, str, bool], object]
@@ -117,7 +116,7 @@ def test_without_nameless_files_the_next_run_sweeps_what_a_killed_one_left(
         littered += any(entry.endswith(".part") for entry in left)
         if "out" in left:
             assert Path(out).read_bytes() in (earlier, whole["save"])
-        ended = run_in_child(lambda out=out: ACTIONS["save"](folder, out, True), no_tmpfile)
+        ended = run_in_child(functools.partial(ACTIONS["save"], folder, out, True), no_tmpfile)
         assert ended.error == ""
         assert os.listdir(tmp_path) == ["out"]
         os.unlink(out)
@@ -149,99 +148,26 @@ def test_a_killed_worker_is_an_error_that_says_so_and_leaves_nothing(
 # --- the command as a whole, at random moments ---
 
 
-class Run:
-    """A vmckpt command in a process group of its own, and a pipe that tells when all of it is gone."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self._alive, held = os.pipe()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "vmckpt", *arguments],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            pass_fds=[held],
-        )
-        os.close(held)
-        self._poll = select.poll()
-        self._poll.register(self._alive, select.POLLHUP)
-
-    def over_within(self, seconds: float) -> bool:
-        """Whether every process of the run has ended by then; returns as soon as that is so."""
-        return bool(self._poll.poll(seconds * 1000))
-
-    def workers(self) -> list[int]:
-        """Its children, as /proc knows them."""
-        found = []
-        for entry in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{entry}/stat") as file:
-                    fields = file.read().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(fields[1]) == self.process.pid and fields[0] != "Z":
-                found.append(int(entry))
-        return found
-
-    def end(self) -> tuple[int, str]:
-        """Exit code and stderr, once nobody of it is left."""
-        gone = self.over_within(PATIENCE_S)
-        os.close(self._alive)
-        _, errors = self.process.communicate(timeout=PATIENCE_S)
-        assert gone, "a worker outlived its coordinator"
-        return self.process.returncode, errors
-
-
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image that takes a moment to save."""
     folder = tmp_path_factory.mktemp("image")
-    rng = random.Random(7)
-    pages = b"".join(mixed_pages(rng, 2048, random_bytes=3000))
-    (folder / "guest.raw").write_bytes(pages * 2)
-    return folder / "guest.raw"
+    return write_image(folder, random.Random(7))
 
 
 @pytest.fixture(scope="module")
 def usual_s(image: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
     """How long an undisturbed save takes, more or less."""
     folder = tmp_path_factory.mktemp("usual")
-    started = time.monotonic()
-    assert Run(folder, "save", str(image), "out", "--jobs", "2").end()[0] == 0
-    return time.monotonic() - started
-
-
-def send_signal(pid: int, number: signal.Signals) -> None:
-    """Signal a process that may have ended by itself."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def whole_or_nothing(folder: Path, out: str, digest: str) -> bool:
-    """Whether the output is there; then it verifies."""
-    left = os.listdir(folder)
-    assert left in ([], [out])
-    if not left:
-        return False
-    path = str(folder / out)
-    assert api.verify(path, jobs=1).ok
-    assert api.digest(path) == digest
-    return True
+    return time_of_a_save(image, folder)
 
 
 def test_kills_at_random_moments_leave_nothing_or_a_whole_output(
     image: Path, usual_s: float, tmp_path: Path
 ) -> None:
-    digest = api.digest(str(image))
     rng = random.Random(40)
     for _ in range(24):
-        run = Run(tmp_path, "save", str(image), "out", "--jobs", "2")
-        run.over_within(rng.uniform(0.2, 1.1) * usual_s)
-        run.process.kill()
-        code, _ = run.end()
-        assert code in {0, -signal.SIGKILL}
-        if whole_or_nothing(tmp_path, "out", digest):
-            (tmp_path / "out").unlink()
+        killed_save(image, tmp_path, rng.uniform(0.2, 1.1) * usual_s, api.digest(str(image)))
     code, errors = Run(tmp_path, "save", str(image), "out").end()
     assert (code, errors) == (0, "")
 

@@ -1,12 +1,13 @@
 """Full disks and failing devices: exit code 1, the earlier file as it was, and nothing under the final name."""
 
 import errno
+import functools
 import os
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,11 @@ def test_a_file_size_limit_leaves_the_earlier_file_and_nothing_else(
     assert (tmp_path / "out").read_bytes() == b"earlier"
 
 
+def fault_of(calls: Sequence[str], number: int, in_workers: bool, at: int) -> Fault:
+    """The `at`-th of the calls fails."""
+    return Fault(calls, at, failing(number), in_workers=in_workers)
+
+
 def failures_of(
     name: str, folder: str, out: Path, fault: Callable[[int], Fault], expected: bytes
 ) -> Iterator[Ended]:
@@ -144,7 +150,7 @@ def test_a_failing_write_at_any_call_is_an_error_and_leaves_the_earlier_file(
             name,
             folder,
             out,
-            lambda at, where=in_workers: Fault(WRITING_CALLS, at, failing(number), in_workers=where),
+            functools.partial(fault_of, WRITING_CALLS, number, in_workers),
             whole[name],
         ):
             refused(ended)
@@ -165,7 +171,7 @@ def test_a_failing_read_at_any_call_is_an_error_and_leaves_the_earlier_file(
             name,
             folder,
             out,
-            lambda at, where=in_workers: Fault(READING_CALLS, at, failing(errno.EIO), in_workers=where),
+            functools.partial(fault_of, READING_CALLS, errno.EIO, in_workers),
             whole[name],
         ):
             refused(ended)

@@ -128,7 +128,16 @@ class Checkpoint(CheckpointFile):
                 target[:] = bytes(len(target))
 
     def read(self, pages: PageRange, into: memoryview) -> None:
-        """Fill `into` with the content of `pages`; see `pages.PageReader`."""
+        """Fill `into` with the content of `pages`; see `pages.PageReader`.
+
+        Raises:
+            ValueError: there are no such pages, or `into` is of another size.
+        """
+        if (
+            not 0 <= pages.start <= pages.end <= self.header.page_count
+            or len(into) != pages.pages * PAGE_BYTES
+        ):
+            raise ValueError(f"cannot read pages {pages} of {self.header.page_count} into {len(into)} bytes")
         block_pages = self.header.block_pages
         page = pages.start
         while page < pages.end:

@@ -367,8 +367,7 @@ def ask(
         SourceError: what is there is no control socket.
         VmckptError: the machine refuses; the class is the machine's.
     """
-    with _connect(path, wait_s) as connection:
-        connection.settimeout(timeout_s)
+    with _connect(path, timeout_s, wait_s) as connection:
         try:
             connection.sendall(json.dumps({"id": 1, "do": do, **values}).encode() + b"\n")
             with connection.makefile("rb") as stream:
@@ -395,19 +394,21 @@ def _answer(line: bytes, path: str) -> dict[str, object]:
     raise error_class(message, path=path)
 
 
-def _connect(path: str, wait_s: float) -> socket.socket:
-    deadline_s = time.monotonic() + wait_s
+def _connect(path: str, timeout_s: float, wait_s: float) -> socket.socket:
+    """A connection whose operations take `timeout_s` at most."""
+    started_s = time.monotonic()
     while True:
         connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(timeout_s)
         try:
             connection.connect(path)
             return connection
         except OSError as error:
             connection.close()
-            if error.errno in {errno.ENOENT, errno.ECONNREFUSED} and time.monotonic() < deadline_s:
-                time.sleep(_RETRY_S)  # another process makes it, in its own time, and tells nobody
-                continue
-            raise _no_machine(error, path) from error
+            patience_s = {errno.ENOENT: wait_s, errno.ECONNREFUSED: wait_s, errno.EAGAIN: timeout_s}
+            if time.monotonic() - started_s >= patience_s.get(error.errno or 0, 0.0):
+                raise _no_machine(error, path) from error
+            time.sleep(_RETRY_S)  # not there yet, or busy: that comes with no event to wait for
 
 
 def _no_machine(error: OSError, path: str) -> VmckptError:

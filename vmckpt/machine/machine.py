@@ -124,7 +124,10 @@ class Machine:
             self._until_ops = until_ops
             if not paused:
                 self.resume(until_ops=until_ops)
-        except BaseException:
+        except BaseException as error:
+            # Killed between any two instructions: what it says of itself now would not be exact.
+            if self._failure is None:
+                self._failure = WorkerError(f"the machine was stopped while it started: {error}")
             self._kill()
             raise
 

@@ -28,6 +28,7 @@ from vmckpt.machine.state import VcpuState
 __all__ = ["Role", "Vcpu"]
 
 _FAILED = "failed"
+_MOST_FDS = 1 << 16  # where the system knows no limit
 
 
 class Role(NamedTuple):
@@ -85,7 +86,10 @@ class Vcpu:
         try:
             self._link.send(Message(name, self._number, values, descriptors))
         except IoError:
-            self._raise_end()
+            message = self._link.receive()
+            while message is not None and message.name != _FAILED:
+                message = self._link.receive()
+            self._raise_end(message)
         self._control[ATTENTION] = 1
         return self._number
 
@@ -195,4 +199,5 @@ def _keep_only(*fds: int) -> None:
     for fd in sorted(fds):
         os.closerange(start, fd)
         start = fd + 1
-    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+    limit = os.sysconf("SC_OPEN_MAX")
+    os.closerange(start, limit if limit > 0 else _MOST_FDS)

@@ -11,7 +11,7 @@ from itertools import islice
 from vmckpt.errors import UsageError
 from vmckpt.pages import PageRange
 
-__all__ = ["LAYOUTS", "batches", "block_numbers", "ordered"]
+__all__ = ["LAYOUTS", "batches", "block_numbers", "ordered", "page_ranges"]
 
 LAYOUTS = ("physical", "random", "access")
 
@@ -57,14 +57,14 @@ def batches(numbers: Iterable[int], size: int) -> Iterator[tuple[int, ...]]:
         yield batch
 
 
-def page_ranges(batch: Sequence[int], block_pages: int, page_count: int) -> Iterator[PageRange]:
-    """The pages of a batch, as few ranges as its order allows."""
-    start = end = -1
-    for number in batch:
-        if number != end:
-            if end > start:
-                yield PageRange(start * block_pages, end * block_pages)
-            start = number
-        end = number + 1
-    if end > start:
-        yield PageRange(start * block_pages, min(end * block_pages, page_count))
+def page_ranges(batch: Sequence[int], block_pages: int, page_count: int) -> Iterator[tuple[int, PageRange]]:
+    """The pages of a batch in as few ranges as its order allows, each with the index of its first block.
+
+    Memory's last block may be shorter than the others, and in a random order stand anywhere.
+    """
+    first = 0
+    for index in range(1, len(batch) + 1):
+        if index == len(batch) or batch[index] != batch[index - 1] + 1:
+            end = (batch[index - 1] + 1) * block_pages
+            yield first, PageRange(batch[first] * block_pages, min(end, page_count))
+            first = index

@@ -82,10 +82,9 @@ class _Worker:
 
     def _read(self, batch: _Batch, numbers: list[int]) -> None:
         block_pages, page_count = self._work.block_pages, self._work.source.layout.page_count
-        at = 0
-        for pages in page_ranges(numbers, block_pages, page_count):
+        for index, pages in page_ranges(numbers, block_pages, page_count):
+            at = index * block_pages * PAGE_BYTES
             self._work.source.read(pages, batch.data[at : at + pages.pages * PAGE_BYTES])
-            at += pages.pages * PAGE_BYTES
         batch.lengths = [min(block_pages, page_count - number * block_pages) for number in numbers]
 
     def _scan_block(self, batch: _Batch, slot: int, index: int) -> bool:
