@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.support.memory import page_bytes, read_all
 from vmckpt.layout import PAGE_BYTES, Layout
 from vmckpt.restoring import image
-from vmckpt.restoring.image import Extent, ImagePlan, offset_of, plan_elf, plan_raw
+from vmckpt.restoring.image import ImagePlan, plan_elf, plan_raw
 from vmckpt.sources import open_source
 
 PC = Layout([(0, 3 * PAGE_BYTES), (1 << 20, PAGE_BYTES), (4 << 30, 2 * PAGE_BYTES)])
@@ -35,10 +35,8 @@ def written(plan: ImagePlan, path: Path) -> str:
     """Carry a plan out in the plainest way, each page with its own number plus one."""
     content = bytearray(plan.file_bytes)
     content[: len(plan.head)] = plan.head
-    for first_page, pages, offset in plan.extents:
-        for index in range(pages):
-            start = offset + index * PAGE_BYTES
-            content[start : start + PAGE_BYTES] = page_bytes(first_page + index + 1)
+    for page, start in enumerate(range(plan.data_offset, plan.file_bytes, PAGE_BYTES)):
+        content[start : start + PAGE_BYTES] = page_bytes(page + 1)
     path.write_bytes(content)
     return str(path)
 
@@ -50,35 +48,16 @@ def test_the_structs_have_the_sizes_of_the_specification() -> None:
 @given(layout=layouts())
 def test_a_raw_image_has_every_page_at_its_number(layout: Layout) -> None:
     plan = plan_raw(layout)
-    assert (plan.head, plan.file_bytes) == (b"", layout.memory_bytes)
-    assert [offset_of(plan, page) for page in range(layout.page_count)] == list(
-        range(0, layout.memory_bytes, PAGE_BYTES)
-    )
+    assert plan == ImagePlan(b"", 0, layout.memory_bytes)
 
 
 @pytest.mark.parametrize("planner", [plan_raw, plan_elf], ids=["raw", "elf"])
 @given(layout=layouts())
 def test_pages_lie_apart_behind_the_head_and_fill_the_file(planner: Any, layout: Layout) -> None:
     plan: ImagePlan = planner(layout)
-    offsets = [offset_of(plan, page) for page in range(layout.page_count)]
-    assert offsets == sorted(set(offsets))
-    assert all(offset % PAGE_BYTES == 0 for offset in offsets)
-    assert len(plan.head) <= offsets[0] < len(plan.head) + PAGE_BYTES
-    assert plan.file_bytes == offsets[-1] + PAGE_BYTES
-    assert [(extent.first_page, extent.pages) for extent in plan.extents] == [
-        (region.first_page, region.pages) for region in layout.regions
-    ]
-
-
-@pytest.mark.parametrize("page", [-1, 6, 1 << 40])
-@pytest.mark.parametrize("planner", [plan_raw, plan_elf], ids=["raw", "elf"])
-def test_a_page_outside_the_memory_has_no_offset(planner: Any, page: int) -> None:
-    with pytest.raises(ValueError, match="is outside the planned image"):
-        offset_of(planner(PC), page)
-
-
-def test_the_plan_of_an_elf_core_spells_out_its_regions() -> None:
-    assert plan_elf(PC).extents == (Extent(0, 3, 4096), Extent(3, 1, 4 * 4096), Extent(4, 2, 5 * 4096))
+    assert plan.data_offset % PAGE_BYTES == 0
+    assert len(plan.head) <= plan.data_offset < len(plan.head) + PAGE_BYTES
+    assert plan.file_bytes == plan.data_offset + layout.memory_bytes
 
 
 @given(layout=layouts())
@@ -93,10 +72,10 @@ def test_pyelftools_reads_the_headers(layout: Layout) -> None:
     )
     segments: list[Any] = list(core.iter_segments())
     assert [segment["p_type"] for segment in segments] == ["PT_LOAD"] * len(layout.regions)
-    for segment, region, extent in zip(segments, layout.regions, plan.extents, strict=True):
+    for segment, region in zip(segments, layout.regions, strict=True):
         assert segment["p_paddr"] == segment["p_vaddr"] == region.gpa
         assert segment["p_filesz"] == segment["p_memsz"] == region.size_bytes
-        assert segment["p_offset"] == extent.offset
+        assert segment["p_offset"] == plan.data_offset + region.first_page * PAGE_BYTES
         assert segment["p_offset"] % segment["p_align"] == segment["p_vaddr"] % segment["p_align"] == 0
 
 

@@ -66,7 +66,7 @@ def restore_image(
         IoError: reading or writing failed.
         WorkerError: a worker was killed.
     """
-    target = _Target(checkpoint, fd, path, plan.extents[0].offset)
+    target = _Target(checkpoint, fd, path, plan.data_offset)
     try:
         os.ftruncate(fd, plan.file_bytes)
     except OSError as error:
@@ -272,7 +272,7 @@ def stream_image(
         CorruptionError: the checkpoint is not what was written. What was given out until then is right.
     """
     digest = prove_metadata(checkpoint)
-    write(memoryview(plan.head.ljust(plan.extents[0].offset, b"\0")))
+    write(memoryview(plan.head.ljust(plan.data_offset, b"\0")))
     total = checkpoint.header.page_count
     step = max(_STREAM_BYTES // PAGE_BYTES, checkpoint.header.block_pages)
     buffer = memoryview(bytearray(step * PAGE_BYTES))

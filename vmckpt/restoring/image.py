@@ -1,6 +1,6 @@
 """What an eager restore writes, planned without writing it: a raw image, or an ELF core.
 
-In: a memory layout. Out: an `ImagePlan`, the file's first bytes and where in it each region goes. The eager restore
+In: a memory layout. Out: an `ImagePlan`, the file's first bytes and where in it the pages start. The eager restore
 carries it out; whatever it leaves unwritten is a hole and reads as zeros.
 
     raw    [ region 0 ][ region 1 ] ...                               page p at p * 4096
@@ -14,13 +14,11 @@ for a debugger that goes by virtual addresses.
 """
 
 import struct
-from bisect import bisect_right
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from vmckpt.layout import PAGE_BYTES, Layout
 
-__all__ = ["Extent", "ImagePlan", "offset_of", "plan_elf", "plan_raw"]
+__all__ = ["ImagePlan", "plan_elf", "plan_raw"]
 
 # e_ident, e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize, e_phentsize, e_phnum,
 # e_shentsize, e_shnum, e_shstrndx
@@ -39,32 +37,20 @@ _PF_READ_WRITE_EXECUTE = 7
 _PN_XNUM = 0xFFFF
 
 
-class Extent(NamedTuple):
-    """Pages that lie in the file one behind the other."""
-
-    first_page: int
-    """Page number of the first."""
-    pages: int
-    """How many."""
-    offset: int
-    """File offset of the first, in bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImagePlan:
-    """Where everything goes in a restored image."""
+class ImagePlan(NamedTuple):
+    """Where everything goes in a restored image: page p at `data_offset + p * PAGE_BYTES`, whatever its region."""
 
     head: bytes
     """The file's first bytes."""
+    data_offset: int
+    """File offset of page 0, a multiple of the page size."""
     file_bytes: int
     """The length of the whole file."""
-    extents: tuple[Extent, ...]
-    """One for each region, ascending in page number and in offset."""
 
 
 def plan_raw(layout: Layout) -> ImagePlan:
     """The plan of a raw image: the regions one behind the other, the holes between them left out."""
-    return _plan(layout, b"", 0)
+    return ImagePlan(b"", 0, layout.memory_bytes)
 
 
 def plan_elf(layout: Layout) -> ImagePlan:
@@ -78,29 +64,8 @@ def plan_elf(layout: Layout) -> ImagePlan:
         _IDENT, _ET_CORE, _EM_X86_64, _EV_CURRENT, 0, table, _HEADER.size if sections else 0, 0, _HEADER.size,
         _PROGRAM_HEADER.size, min(count, _PN_XNUM), _SECTION_HEADER.size, 1 if sections else 0, 0,
     )  # fmt: skip
-    return _plan(layout, header + sections + _program_headers(layout, data), data)
-
-
-def offset_of(plan: ImagePlan, page: int) -> int:
-    """The file offset of `page`, in bytes.
-
-    Raises:
-        ValueError: there is no such page.
-    """
-    index = bisect_right(plan.extents, page, key=lambda extent: extent.first_page) - 1
-    extent = plan.extents[max(index, 0)]
-    if not 0 <= page - extent.first_page < extent.pages:
-        raise ValueError(f"page {page} is outside the planned image")
-    return extent.offset + (page - extent.first_page) * PAGE_BYTES
-
-
-def _plan(layout: Layout, head: bytes, data: int) -> ImagePlan:
-    """All regions, one behind the other from file offset `data` on."""
-    extents = tuple(
-        Extent(region.first_page, region.pages, data + region.first_page * PAGE_BYTES)
-        for region in layout.regions
-    )
-    return ImagePlan(head, data + layout.memory_bytes, extents)
+    head = header + sections + _program_headers(layout, data)
+    return ImagePlan(head, data, data + layout.memory_bytes)
 
 
 def _program_headers(layout: Layout, data: int) -> bytes:
