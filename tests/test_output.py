@@ -68,11 +68,9 @@ def test_a_name_without_a_directory_is_in_the_working_directory(
     assert os.listdir(tmp_path) == ["out"]
 
 
-@pytest.mark.parametrize("name", ["with space", "-", "näme\udcff", "a" * 240, ".hidden", "%s.{}"])
+@pytest.mark.parametrize("name", ["with space", "-", "näme\udcff", "a" * 230, ".hidden", "%s.{}"])
 def test_any_name_will_do(name: str, named: bool, tmp_path: Path) -> None:
     path = tmp_path / name
-    if named and len(os.fsencode(name)) > 230:
-        pytest.skip("the part's name is longer than the file's")
     write(path, b"1")
     write(path, b"2", force=True)
     assert os.listdir(tmp_path) == [name]

@@ -15,7 +15,7 @@ import vmckpt
 from tests.machine.machines import RECORDING
 from vmckpt.checkpoint.codec import choose
 from vmckpt.checkpoint.format import SectionType
-from vmckpt.machine.control import ask
+from vmckpt.machine.client import ask
 from vmckpt.machine.image import create_image
 from vmckpt.machine.session import Session, Wishes
 from vmckpt.saving import source as saving

@@ -31,7 +31,7 @@ EXAMPLES = 400
 
 def sample_of(folder: str, seed: int) -> Sample:
     """A checkpoint of 20 to 60 KiB, with another codec for another seed."""
-    pages = 40
+    pages = 8
     while True:
         sample = make_sample(
             folder,
@@ -43,7 +43,7 @@ def sample_of(folder: str, seed: int) -> Sample:
         )
         if len(sample.data) >= LEAST_BYTES:
             return sample
-        pages += 8
+        pages += 4
 
 
 def flips(folder: str, seed: int) -> str:

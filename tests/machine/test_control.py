@@ -17,7 +17,8 @@ from tests.machine.machines import boot, children, open_fds
 from vmckpt.errors import IoError, SourceError, UsageError, VmckptError
 from vmckpt.layout import PAGE_BYTES, Layout
 from vmckpt.machine import control as control_module
-from vmckpt.machine.control import MOST_CLIENTS, MOST_REQUEST_BYTES, PATIENCE_S, ControlServer, ask
+from vmckpt.machine.client import ask
+from vmckpt.machine.control import MOST_CLIENTS, MOST_REQUEST_BYTES, PATIENCE_S, ControlServer
 from vmckpt.machine.machine import MachineStatus
 from vmckpt.machine.ram import Ram
 

@@ -53,7 +53,7 @@ def command(action: str, socket_path: str, *, wait_s: float, quiet: bool, as_jso
       vcpus, ops (of all vCPUs since boot), ops_per_vcpu [], workload, seed,
       resident_pages, pid, protocol
     """
-    from vmckpt.machine.control import ask  # noqa: PLC0415 - start-up: help needs no engine
+    from vmckpt.machine.client import ask  # noqa: PLC0415 - start-up: help needs no engine
 
     status = ask(socket_path, action, wait_s=wait_s, until_closed=action == "stop")
     if as_json or not quiet:

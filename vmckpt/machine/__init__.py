@@ -4,5 +4,5 @@ profile ──▶ plan.plan_image ──▶ runs of pages ──▶ content.Page
 
     session ─▶ ram (memfd) ───────────────▶ machine ─▶ vcpu ══ link ══ processor ─▶ access ─▶ memory
             ─▶ state, workload, recording ─┘   ▲                           ▲
-               control (socket) ───────────────┘                     operations
+    client ══ control (listener) ──────────────┘                     operations
 """

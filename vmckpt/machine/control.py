@@ -5,25 +5,23 @@ r"""The control socket: one line of JSON asks, one line of JSON answers (docs/ma
 
 The socket is mode 0600, and who connects must be of the same user, or root. What clients send is hostile all the same:
 lines have a longest length, half requests a time to end, clients a number, and nobody is read from while they do not
-read. The server has no thread: the machine watches its descriptors. `ask` is a client for one request.
+read. The server has no thread: the machine watches its descriptors. `client` is the other side.
 """
 
 import contextlib
-import errno
 import json
 import os
 import select
 import socket
-import stat
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Protocol, Self
 
-import vmckpt.errors
-from vmckpt.errors import IoError, SourceError, UsageError, VmckptError
+from vmckpt.errors import UsageError, VmckptError
 from vmckpt.kernel.process import peer_of
+from vmckpt.machine.listener import Listener
 from vmckpt.machine.machine import MachineStatus
 
 __all__ = [
@@ -33,7 +31,6 @@ __all__ = [
     "ControlServer",
     "Controlled",
     "Handler",
-    "ask",
 ]
 
 MOST_REQUEST_BYTES = 1 << 16
@@ -44,10 +41,8 @@ PATIENCE_S = 10.0
 """How long a request may take to arrive in whole, and an answer to be read."""
 
 _PROTOCOL = 1
-_MOST_PATH_BYTES = 107
 _READ_BYTES = 1 << 16
 _GOODBYE_S = 1.0
-_RETRY_S = 0.02
 
 Handler = Callable[[Mapping[str, object]], Mapping[str, object]]
 """What a request does: its values but for `id` and `do` in, the answer out; raises VmckptError to refuse."""
@@ -104,39 +99,10 @@ class ControlServer:
             IoError: somebody listens there, something else has that name, or the directory cannot be written.
         """
         self.path = path
-        if len(os.fsencode(path)) > _MOST_PATH_BYTES:
-            raise UsageError(
-                f"the path of the control socket is too long: expected {_MOST_PATH_BYTES} bytes at most, found "
-                f"{len(os.fsencode(path))}; a relative one may do",
-                path=path,
-            )
-        self._listener = socket.socket(socket.AF_UNIX)
-        try:
-            self._bind()
-            self._identity = _identity(path)
-            self._listener.listen(MOST_CLIENTS)
-            self._listener.setblocking(False)
-        except BaseException:
-            self._listener.close()
-            raise
+        self._listener = Listener(path)
         self._machine: Controlled | None = None
         self._handlers: Mapping[str, Handler] = MappingProxyType({})
         self._clients: dict[int, _Client] = {}
-
-    def _bind(self) -> None:
-        mask = os.umask(0o177)
-        try:
-            try:
-                self._listener.bind(self.path)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                _remove_stale(self.path)
-                self._listener.bind(self.path)
-        except OSError as error:
-            raise IoError.of(error, "cannot make the control socket", path=self.path) from error
-        finally:
-            os.umask(mask)
 
     def serve(self, machine: Controlled, handlers: Mapping[str, Handler] = MappingProxyType({})) -> None:
         """Answer from now on, whenever the machine waits; `handlers` are requests beside status, pause, resume and stop."""
@@ -164,11 +130,9 @@ class ControlServer:
 
     def _accept(self, events: int) -> None:
         del events
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:  # gone again, or this process has no descriptor left: the machine goes on
+        connection = self._listener.accept()
+        if connection is None:
             return
-        connection.setblocking(False)
         refusal = self._refusal_of(connection)
         if refusal is not None:
             with contextlib.suppress(OSError):
@@ -277,9 +241,6 @@ class ControlServer:
         """Remove the socket, and part with all clients. Closing twice is fine."""
         if self._listener.fileno() < 0:
             return
-        with contextlib.suppress(OSError):
-            if _identity(self.path) == self._identity:  # else it is somebody else's by now
-                os.unlink(self.path)
         if self._machine is not None:
             self._machine.unwatch(self._listener.fileno())
         self._listener.close()
@@ -294,31 +255,6 @@ class ControlServer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = os.lstat(path)
-    return status.st_dev, status.st_ino
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens at."""
-    status = os.lstat(path)
-    if not stat.S_ISSOCK(status.st_mode):
-        raise IoError("cannot make the control socket: something that is no socket has this name", path=path)
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.settimeout(_GOODBYE_S)
-            probe.connect(path)
-        except ConnectionRefusedError:
-            if _identity(path) == (status.st_dev, status.st_ino):
-                os.unlink(path)
-            return
-        except OSError as error:
-            raise IoError.of(
-                error, "cannot tell whether a machine listens at this socket", path=path
-            ) from error
-    raise IoError("a machine listens at this socket already", path=path)
 
 
 def _parse(line: bytes) -> tuple[int | str | None, str, Mapping[str, object]]:
@@ -341,80 +277,3 @@ def _line(number: int | str | None, answer: Mapping[str, object] | VmckptError) 
     else:
         body |= {"ok": True, "answer": answer}
     return json.dumps(body, separators=(",", ":")).encode() + b"\n"
-
-
-def ask(
-    path: str,
-    do: str,
-    values: Mapping[str, object] = MappingProxyType({}),
-    *,
-    timeout_s: float = 60.0,
-    wait_s: float = 0.0,
-    until_closed: bool = False,
-) -> dict[str, object]:
-    """Ask the machine at a control socket for one thing.
-
-    Args:
-        path: of the socket.
-        do: `status`, `pause`, `resume`, `stop`.
-        values: what the request takes.
-        timeout_s: how long to wait for the answer.
-        wait_s: how long to wait for the socket itself, where the machine is only being started.
-        until_closed: return only when the machine has closed the connection.
-
-    Raises:
-        IoError: no machine listens there, or it does not answer in time.
-        SourceError: what is there is no control socket.
-        VmckptError: the machine refuses; the class is the machine's.
-    """
-    with _connect(path, timeout_s, wait_s) as connection:
-        try:
-            connection.sendall(json.dumps({"id": 1, "do": do, **values}).encode() + b"\n")
-            with connection.makefile("rb") as stream:
-                line = stream.readline()
-                while until_closed and stream.read(1):
-                    pass
-        except OSError as error:
-            raise IoError.of(error, "the machine did not answer", path=path) from error
-    return _answer(line, path)
-
-
-def _answer(line: bytes, path: str) -> dict[str, object]:
-    try:
-        body = json.loads(line)
-        if body["ok"] is True and isinstance(body["answer"], dict):
-            return {str(key): value for key, value in body["answer"].items()}
-        kind, message = str(body["error"]["kind"]), str(body["error"]["message"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        what = "it closed the connection" if not line else f"it said {line[:60]!r}"
-        raise SourceError(
-            f"what listens there does not answer as a machine does: {what}", path=path
-        ) from error
-    error_class = getattr(vmckpt.errors, kind, VmckptError) if kind in vmckpt.errors.__all__ else VmckptError
-    raise error_class(message, path=path)
-
-
-def _connect(path: str, timeout_s: float, wait_s: float) -> socket.socket:
-    """A connection whose operations take `timeout_s` at most."""
-    started_s = time.monotonic()
-    while True:
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(timeout_s)
-        try:
-            connection.connect(path)
-            return connection
-        except OSError as error:
-            connection.close()
-            patience_s = {errno.ENOENT: wait_s, errno.ECONNREFUSED: wait_s, errno.EAGAIN: timeout_s}
-            if time.monotonic() - started_s >= patience_s.get(error.errno or 0, 0.0):
-                raise _no_machine(error, path) from error
-            time.sleep(_RETRY_S)  # not there yet, or busy: that comes with no event to wait for
-
-
-def _no_machine(error: OSError, path: str) -> VmckptError:
-    if error.errno == errno.ECONNREFUSED:
-        with contextlib.suppress(OSError):
-            if not stat.S_ISSOCK(os.stat(path).st_mode):
-                return SourceError("this is no control socket", path=path)
-        return IoError("no machine listens at this socket any more", path=path)
-    return IoError.of(error, "cannot connect to the control socket", path=path)

@@ -79,14 +79,23 @@ class Link:
 
     def receive(self) -> Message | None:
         """Wait for the next message; None when the other side has ended."""
+        received = self._receive()
+        if received is None:
+            # A side that ended with messages unread resets the link, and that is told once, before what it sent last.
+            received = self._receive()
+        if received is None:
+            return None
+        body, descriptors = received
+        name, number, values = json.loads(body)
+        return Message(name, number, values, descriptors)
+
+    def _receive(self) -> tuple[bytes, list[int]] | None:
         try:
-            body, descriptors = receive_descriptors(self._socket, _MOST_BYTES, _MOST_DESCRIPTORS)
+            return receive_descriptors(self._socket, _MOST_BYTES, _MOST_DESCRIPTORS)
         except IoError as error:
             if error.__cause__ is None or isinstance(error.__cause__, ConnectionError):
                 return None
             raise
-        name, number, values = json.loads(body)
-        return Message(name, number, values, descriptors)
 
     def close(self) -> None:
         """Close this end."""

@@ -8,6 +8,8 @@
 The supervisor is one thread, and sleeps in `wait`; whoever else has a descriptor to serve there has it watched (the
 control socket does). `attach` and `commands` are where a tracer comes in: what they name runs in the vCPUs' processes
 (see `processor`). While a save or a restore works on the machine, it says so in `activity`.
+
+Longer than most modules: all of it keeps one invariant, that a machine that lost a vCPU stops, and says nothing inexact.
 """
 
 import contextlib

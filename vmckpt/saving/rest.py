@@ -211,11 +211,11 @@ class _Coordinator:
             start = index * self._block_pages
             length = len(self._pages_of(number))
             pages += length
+            if ticket.all_zero:
+                continue  # the digest counts what lies between the pages it is given as zeros
             if self._digest is not None:
                 self._digest.add_zeros(number * self._block_pages - self._digest.pages)
                 self._digest.add(slot.hashes[start : start + length].cast("B"))
-            if ticket.all_zero:
-                continue
             stored_bytes, codec, body_bytes = ENTRY.unpack_from(slot.entries, index * ENTRY.size)
             kinds = bytes(slot.kinds[start : start + length])
             if any(kinds):

@@ -65,6 +65,7 @@ class _Worker:
         self._work = work
         self._compress: Callable[[Buffer], bytes] = compressor(work.codec, work.level)
         self._zeros = bytearray(work.block_pages * PAGE_BYTES)
+        self._zero_batch = bytearray(work.batch_blocks * work.block_pages * PAGE_BYTES)
         self._zero_hashes = memoryview(ZERO_PAGE_HASH.to_bytes(8, "little") * work.block_pages).cast("Q")
         self._batches: dict[int, _Batch] = {}
 
@@ -77,6 +78,8 @@ class _Worker:
         """Read and classify a batch; answer ALL_ZERO if there is nothing to pack."""
         batch = self._batch(slot)
         self._read(batch, memoryview(numbers).cast("Q").tolist())
+        if self._zero_batch == batch.data:  # in a dump without holes most are: not a line for any page of them
+            return ALL_ZERO
         found = [self._scan_block(batch, slot, index) for index in range(len(batch.lengths))]
         return SCANNED if any(found) else ALL_ZERO
 
