@@ -1,4 +1,4 @@
-"""The figures that issue 2 asks for, and whether an outcome meets them: pure, no I/O.
+"""The figures that the checkpoint file is held to, and whether an outcome meets them: pure, no I/O.
 
 They are judged and printed after a run, not asserted: what a figure is bounded by belongs in docs/performance.md.
 """
@@ -103,7 +103,7 @@ TARGETS: tuple[Target, ...] = (
     Target("version", "vmckpt --version", "time", Bound.LESS_THAN, 0.060, real_only=False),
     Target("info", "vmckpt info", "time", Bound.LESS_THAN, 0.200, real_only=False),
 )
-"""Issue 2, "What it must show": two cores, page cache warm, ratios of medians from one run."""
+"""Two cores, page cache warm, ratios of medians from one run."""
 
 
 def judge(outcome: Outcome, images: Mapping[str, Image]) -> list[Verdict]:
@@ -131,7 +131,7 @@ def verdict_table(verdicts: list[Verdict]) -> Table:
         value = "" if verdict.value is None else _text(target, verdict.value)
         asked = f"{target.bound.value} {_text(target, target.limit)}"
         rows.append((what, verdict.image, asked, value, words[verdict.met]))
-    return Table("Issue 2's figures", ("figure", "image", "asked", "measured", ""), tuple(rows))
+    return Table("Figures to meet", ("figure", "image", "asked", "measured", ""), tuple(rows))
 
 
 def _value(outcome: Outcome, target: Target, image: str) -> float | None:

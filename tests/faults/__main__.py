@@ -1,7 +1,7 @@
 """The long run of the fault suite: `make campaign SEED=1 SECONDS=600`.
 
     flips, cuts    every bit and every length of a checkpoint of 20 KiB and more, for each codec in turn; always whole
-    kills          saves killed at random moments, for half of the time that is left
+    kills          saves killed at random moments, for half of the time that is left, at least a tenth of it all
     round trips    the property tests with another seed, for the other half
 
 Ends with exit code 1 at the first thing that is wrong, and says with which seed.
@@ -101,6 +101,12 @@ def round_trips(seed: int, until_s: float) -> str:
     return f"{rounds} rounds of {EXAMPLES} examples and more for each property"
 
 
+def kills_end_s(end_s: float, budget_s: float) -> float:
+    """Half of what is left, and a tenth of the budget where the flips took more than theirs."""
+    now_s = time.monotonic()
+    return now_s + max((end_s - now_s) / 2, budget_s / 10)
+
+
 def main() -> int:
     """Run all of it."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
@@ -113,7 +119,7 @@ def main() -> int:
         steps: dict[str, Callable[[], str]] = {
             "flips": lambda: flips(quick, options.seed),
             "cuts": lambda: cuts(quick, options.seed),
-            "kills": lambda: kills(slow, options.seed, (time.monotonic() + end_s) / 2),
+            "kills": lambda: kills(slow, options.seed, kills_end_s(end_s, options.seconds)),
             "round trips": lambda: round_trips(options.seed, end_s),
         }
         for name, step in steps.items():

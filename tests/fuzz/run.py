@@ -4,13 +4,19 @@ Options are libFuzzer's. vmckpt must not be imported before atheris has had the 
 """
 
 import contextlib
+import importlib
 import os
 import random
 import sys
 
 import atheris
 
+# Imported late by vmckpt, and so not instrumented otherwise.
+_LATE = ("api", "checkpoint.check", "checkpoint.rebuild", "restoring.eager", "sources.elf", "sources.raw")
+
 with atheris.instrument_imports(include=["vmckpt"]):
+    for module in _LATE:
+        importlib.import_module(f"vmckpt.{module}")
     from tests.fuzz.targets import TARGETS, mutated, seeds_of
     from tests.support.craft import reseal
     from vmckpt.errors import VmckptError

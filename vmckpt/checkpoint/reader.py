@@ -17,8 +17,8 @@ from vmckpt.pages import PAGE_BYTES, PageRange, page_view
 
 __all__ = ["Checkpoint", "Place"]
 
-_CACHED_STORAGE_BLOCKS = 4
-_CACHED_MEMORY_BLOCKS = 16
+_CACHED_STORAGE_BLOCKS = 8
+_CACHED_PLAIN_BYTES = 16 << 20  # of decompressed memory blocks, which duplicates refer to from near and far
 
 
 class Checkpoint(CheckpointFile):
@@ -69,8 +69,10 @@ class Checkpoint(CheckpointFile):
                 error.path, error.offset = self.name, self.storage_entry(place.storage_block).offset
                 raise
             self._plain[place] = plain
-            if len(self._plain) > _CACHED_MEMORY_BLOCKS:
+            if len(self._plain) * self.header.memory_block_bytes > _CACHED_PLAIN_BYTES:
                 self._plain.popitem(last=False)
+        else:
+            self._plain.move_to_end(place)
         return block, plain
 
     def referenced_page(self, block: MemoryBlock, index: int) -> memoryview:
@@ -94,6 +96,24 @@ class Checkpoint(CheckpointFile):
                 path=self.name,
             )
         return page_view(plain, stored_index)
+
+    def stored_place(self, page: int) -> tuple[int, int, int] | None:
+        """Where the bytes of a page are stored, its own or those it is a duplicate of: storage block, slot, page.
+
+        Two pages stored in one place are equal, and no byte needs to be read to know it. None for zero and pattern
+        pages.
+        """
+        number, index = divmod(page, self.header.block_pages)
+        place = self.place_of(number)
+        if place is None:
+            return None
+        block = self._block_at(number, place)
+        if block.kinds[index] == STORED:
+            return (*place, index)
+        if block.kinds[index] == DUPLICATE:
+            reference = block.reference(block.kinds.count(DUPLICATE, 0, index))
+            return reference.storage_block, reference.slot, reference.page
+        return None
 
     def _block_at(self, number: int, place: Place) -> MemoryBlock:
         """What the directory says of memory block `number`, which the map puts at `place`."""
