@@ -35,7 +35,7 @@ ACTIONS: dict[str, Callable[[str, str, bool], object]] = {
     ),
     "rebuild": lambda folder, out, force: api.rebuild_index(f"{folder}/sample.vmckpt", out, force=force),
 }
-PAGES = 240
+PAGES = 160
 
 
 @pytest.fixture(scope="module")
