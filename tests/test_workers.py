@@ -20,7 +20,7 @@ from vmckpt.errors import (
     VmckptError,
     WorkerError,
 )
-from vmckpt.workers import Channel, Crew, worker_count
+from vmckpt.workers import Channel, Crew, affordable_workers
 
 
 def open_fds() -> set[str]:
@@ -272,3 +272,11 @@ def test_as_many_workers_as_asked_for_or_as_there_are_processors() -> None:
     for jobs in (0, -1):
         with pytest.raises(UsageError, match="1 or more"):
             worker_count(jobs)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "each_mib", "expected"),
+    [(1, 1, 1), (2, 2, 2), (64, 2, 20), (64, 4, 16), (64, 128, 1), (3, 1024, 1)],
+)
+def test_workers_are_as_many_as_memory_allows_and_never_none(jobs: int, each_mib: int, expected: int) -> None:
+    assert affordable_workers(jobs, each_mib << 20) == expected

@@ -23,11 +23,13 @@ from typing import Self
 
 from vmckpt.errors import UsageError, VmckptError, WorkerError
 
-__all__ = ["Channel", "Crew", "worker_count"]
+__all__ = ["Channel", "Crew", "affordable_workers", "worker_count"]
 
 _FRAME = struct.Struct("<I")
 _FAILED = 1 << 31  # set in a frame's length: the body is a pickled error
 _READ_BYTES = 1 << 16
+_ALL_BYTES = 160 << 20  # leaves the coordinator its tables, and all of it below 256 MiB
+_PROCESS_BYTES = 6 << 20
 
 
 def worker_count(jobs: int | None) -> int:
@@ -41,6 +43,14 @@ def worker_count(jobs: int | None) -> int:
     if jobs < 1:
         raise UsageError(f"{jobs} jobs cannot do any work: expected 1 or more")
     return jobs
+
+
+def affordable_workers(jobs: int, each_bytes: int) -> int:
+    """How many of `jobs` workers fit into what all of them together may take, if each holds `each_bytes` of data.
+
+    A process of its own comes on top: what an interpreter does not share with the one it was forked from.
+    """
+    return max(1, min(jobs, _ALL_BYTES // (each_bytes + _PROCESS_BYTES)))
 
 
 class _Frames:
@@ -232,7 +242,8 @@ def _run(work: Callable[[Channel], None], channel: Channel) -> None:
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         work(channel)
         code = 0
     except VmckptError as error:

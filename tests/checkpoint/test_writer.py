@@ -250,7 +250,9 @@ def test_what_a_crash_leaves_is_what_the_specification_says(step: int, part: int
             rebuilt = rebuild(path, new.fileno(), "new")
             kept = {"vCPU state": STEPS.index("s5"), "metadata": STEPS.index("s7")}
             whole = {name for name, at in kept.items() if step > at or (step == at and not part)}
-            assert set(rebuilt.lost_sections) == {"active pages", "device state", *kept} - whole
+            # Where the section table is lost as well, nobody knows which sections there were.
+            possible = set() if complete else {"active pages", "device state", *kept} - whole
+            assert set(rebuilt.lost_sections) == possible
             assert ckptreader.read((tmp_path / "new").read_bytes()).memory[: 10 * BLOCK] == b"".join(
                 content(n) for n in range(10)
             )

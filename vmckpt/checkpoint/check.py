@@ -7,6 +7,7 @@ goes on, and lists for people and scripts all that is wrong, where, and which pa
 from collections.abc import Callable, Iterator
 
 from vmckpt.checkpoint.block import MemoryBlock
+from vmckpt.checkpoint.file import BadReferenceError
 from vmckpt.checkpoint.format import (
     DUPLICATE,
     LAST,
@@ -15,12 +16,12 @@ from vmckpt.checkpoint.format import (
     STORED,
     SectionType,
 )
-from vmckpt.checkpoint.reader import Checkpoint, Place
+from vmckpt.checkpoint.reader import Checkpoint
 from vmckpt.errors import CorruptionError
 from vmckpt.hashing import Digest
 from vmckpt.pages import PageRange
 from vmckpt.reports import Problem
-from vmckpt.workers import Channel, Crew
+from vmckpt.workers import Channel, Crew, affordable_workers
 
 __all__ = ["problems_of", "prove_metadata"]
 
@@ -146,7 +147,8 @@ def problems_of(checkpoint: Checkpoint, *, jobs: int, progress: Progress | None 
             yield Problem(kind, error.offset, (), error.message)
     count = checkpoint.summary.storage_blocks
     damaged: list[tuple[int, str, int | None, str]] = []
-    with Crew(max(min(jobs, count), 1), lambda channel: _check_blocks(checkpoint, channel)) as crew:
+    workers = affordable_workers(min(jobs, count), 2 * checkpoint.header.storage_block_bytes)
+    with Crew(workers, lambda channel: _check_blocks(checkpoint, channel)) as crew:
         for worker in range(len(crew)):
             crew.send(worker, worker.to_bytes(4, "little") + len(crew).to_bytes(4, "little"))
         done = 0
@@ -198,7 +200,7 @@ def _check_blocks(checkpoint: Checkpoint, channel: Channel) -> None:
             try:
                 _check_block(checkpoint, number)
             except CorruptionError as error:
-                kind = "reference" if "refers" in error.message else "storage block"
+                kind = "reference" if isinstance(error, BadReferenceError) else "storage block"
                 offset = "" if error.offset is None else str(error.offset)
                 finding = f"{offset}\0{kind}\0{error.message}".encode()
             channel.send(number.to_bytes(4, "little") + finding)
@@ -220,7 +222,8 @@ def _check_block(checkpoint: Checkpoint, number: int) -> None:
                 error.offset = checkpoint.storage_entry(number).offset + STORAGE_HEADER.size
                 raise
         _check_latest(checkpoint, block)
-        _check_references(checkpoint, block)
+        for index in range(block.kinds.count(DUPLICATE)):
+            checkpoint.referenced(block, index)
     if at != len(payload):
         raise CorruptionError(f"storage block {number} has {len(payload) - at} bytes of no memory block")
 
@@ -232,16 +235,3 @@ def _check_latest(checkpoint: Checkpoint, block: MemoryBlock) -> None:
         raise CorruptionError(
             f"the memory map leads to an older version of memory block {block.number} than generation {block.generation}"
         )
-
-
-def _check_references(checkpoint: Checkpoint, block: MemoryBlock) -> None:
-    """Each duplicate refers to a stored page that has its hash."""
-    for index in range(block.kinds.count(DUPLICATE)):
-        reference = block.reference(index)
-        target = checkpoint.memory_block(Place(reference.storage_block, reference.slot))
-        at = (block.stored + index) * 8
-        if reference.page >= len(target.kinds) or target.kinds[reference.page] != STORED:
-            raise CorruptionError(f"memory block {block.number} refers to a page that is not stored")
-        stored = target.kinds.count(STORED, 0, reference.page) * 8
-        if target.hashes[stored : stored + 8] != block.hashes[at : at + 8]:
-            raise CorruptionError(f"memory block {block.number} refers to a page of other content")

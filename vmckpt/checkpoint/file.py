@@ -28,6 +28,7 @@ from vmckpt.checkpoint.format import (
     SECTION_MAGIC,
     STORAGE_ENTRY,
     STORAGE_HEADER,
+    STORED,
     SUMMARY,
     Limits,
     Section,
@@ -43,12 +44,17 @@ from vmckpt.hashing import checksum, checksum_of
 from vmckpt.layout import Layout
 from vmckpt.reports import PageCounts
 
-__all__ = ["CheckpointFile", "Place", "StorageEntry"]
+__all__ = ["BadReferenceError", "CheckpointFile", "Place", "StorageEntry"]
 
-_CACHED_HEADS = 64
+_CACHED_HEAD_BYTES = 8 << 20
+_MEMORY_BLOCK_BYTES = 500  # what a directory's entry for a memory block takes in memory, without its hashes
 _KNOWN_SECTIONS = SectionType.NAMES.keys() - {SectionType.PARENT, SectionType.CIPHER}
 _FIRST_READ_BYTES = 1 << 16  # the header of all but a memory of thousands of regions
 _HEAD_READ_BYTES = 1 << 14  # header and directory of most storage blocks
+
+
+class BadReferenceError(CorruptionError):
+    """A duplicate page that does not lead to the page it equals."""
 
 
 class Place(NamedTuple):
@@ -93,6 +99,7 @@ class CheckpointFile:
         except (CorruptionError, FormatError) as error:
             raise self._placed(error) from error
         self._heads: OrderedDict[int, StorageBlock] = OrderedDict()
+        self._head_bytes_kept = 0
 
     @classmethod
     def open(cls, path: str) -> Self:
@@ -320,6 +327,29 @@ class CheckpointFile:
             )
         return entry
 
+    def referenced(self, block: MemoryBlock, index: int) -> tuple[Place, int]:
+        """Where the stored page lies that a block's `index`-th duplicate equals: place, and index among the stored.
+
+        Raises:
+            BadReferenceError: no stored page is there, or one of another hash.
+        """
+        reference = block.reference(index)
+        place = Place(reference.storage_block, reference.slot)
+        target = self.memory_block(place)
+        if reference.page >= len(target.kinds) or target.kinds[reference.page] != STORED:
+            raise BadReferenceError(
+                f"a duplicate page of memory block {block.number} refers to a page that is not stored",
+                path=self.name,
+            )
+        stored = target.kinds.count(STORED, 0, reference.page)
+        at = (block.stored + index) * 8
+        if target.hashes[stored * 8 : stored * 8 + 8] != block.hashes[at : at + 8]:
+            raise BadReferenceError(
+                f"a duplicate page of memory block {block.number} refers to a page of other content",
+                path=self.name,
+            )
+        return place, stored
+
     def _proved(self, number: int, data: memoryview, entry: StorageEntry) -> StorageBlock:
         """The head that `data` starts with, if it is that of storage block `number`."""
         try:
@@ -350,10 +380,18 @@ class CheckpointFile:
             if size > len(data):
                 data = self._read_at(entry.offset, min(entry.size_bytes, size))
             block = self._proved(number, memoryview(data), entry)
-            self._heads[number] = block
-            if len(self._heads) > _CACHED_HEADS:
-                self._heads.popitem(last=False)
+            self._keep_head(number, block)
+        else:
+            self._heads.move_to_end(number)
         return block
+
+    def _keep_head(self, number: int, block: StorageBlock) -> None:
+        """Remember a head, and forget those not used for longest: a hostile file makes them large."""
+        self._heads[number] = block
+        self._head_bytes_kept += _cost_of(block)
+        while self._head_bytes_kept > _CACHED_HEAD_BYTES and len(self._heads) > 1:
+            _, forgotten = self._heads.popitem(last=False)
+            self._head_bytes_kept -= _cost_of(forgotten)
 
     def storage_block(self, number: int) -> tuple[StorageBlock, memoryview]:
         """A storage block and its payload, in one read, both proved; not kept.
@@ -385,3 +423,8 @@ class CheckpointFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _cost_of(block: StorageBlock) -> int:
+    """What a head takes in memory, in bytes, about."""
+    return block.head_bytes + len(block.memory_blocks) * _MEMORY_BLOCK_BYTES

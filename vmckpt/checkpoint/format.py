@@ -80,7 +80,7 @@ class Limits:
     PAGES = 1 << 34  # 64 TiB
     MEMORY_BLOCK_BYTES = 4 << 20
     STORAGE_BLOCK_BYTES = 64 << 20
-    DIRECTORY_BYTES = 64 << 20
+    DIRECTORY_BYTES = 24 << 20  # a thousand of the largest memory blocks
     SECTIONS = 1024
     SECTION_BYTES = 1 << 30
 

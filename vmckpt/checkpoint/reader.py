@@ -17,7 +17,7 @@ from vmckpt.pages import PAGE_BYTES, PageRange, page_view
 
 __all__ = ["Checkpoint", "Place"]
 
-_CACHED_STORAGE_BLOCKS = 8
+_CACHED_STORED_BYTES = 8 << 20  # of storage blocks as read
 _CACHED_PLAIN_BYTES = 16 << 20  # of decompressed memory blocks, which duplicates refer to from near and far
 
 
@@ -51,7 +51,10 @@ class Checkpoint(CheckpointFile):
         found = self._blocks.get(number)
         if found is None:
             found = self._blocks[number] = self.storage_block(number)
-            if len(self._blocks) > _CACHED_STORAGE_BLOCKS:
+            if (
+                len(self._blocks) * self.header.storage_block_bytes > _CACHED_STORED_BYTES
+                and len(self._blocks) > 1
+            ):
                 self._blocks.popitem(last=False)
         else:
             self._blocks.move_to_end(number)
@@ -81,21 +84,9 @@ class Checkpoint(CheckpointFile):
         Raises:
             CorruptionError: the reference does not lead to such a page.
         """
-        reference = block.reference(index)
-        target, plain = self._stored_pages(Place(reference.storage_block, reference.slot))
-        if reference.page >= len(target.kinds) or target.kinds[reference.page] != STORED:
-            raise CorruptionError(
-                f"a duplicate page of memory block {block.number} refers to a page that is not stored",
-                path=self.name,
-            )
-        stored_index = target.kinds.count(STORED, 0, reference.page)
-        at = (block.stored + index) * 8
-        if target.hashes[stored_index * 8 : stored_index * 8 + 8] != block.hashes[at : at + 8]:
-            raise CorruptionError(
-                f"a duplicate page of memory block {block.number} refers to a page of other content",
-                path=self.name,
-            )
-        return page_view(plain, stored_index)
+        place, stored = self.referenced(block, index)
+        _, plain = self._stored_pages(place)
+        return page_view(plain, stored)
 
     def stored_place(self, page: int) -> tuple[int, int, int] | None:
         """Where the bytes of a page are stored, its own or those it is a duplicate of: storage block, slot, page.

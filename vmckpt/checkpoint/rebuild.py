@@ -8,18 +8,19 @@ that look like zero pages, and nothing is made. The footer, the tables and the s
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Container, Iterator
 from itertools import islice
 from typing import NamedTuple
 
 from vmckpt.checkpoint.block import (
-    MemoryBlock,
     StorageBlock,
     check_payload,
     unpack_head,
     unpack_storage_header,
 )
 from vmckpt.checkpoint.check import prove_metadata
+from vmckpt.checkpoint.file import CheckpointFile
 from vmckpt.checkpoint.format import (
     DUPLICATE,
     LAST,
@@ -37,9 +38,8 @@ from vmckpt.checkpoint.format import (
 )
 from vmckpt.checkpoint.reader import Checkpoint
 from vmckpt.checkpoint.writer import CheckpointWriter
-from vmckpt.errors import CorruptionError, IoError
+from vmckpt.errors import ChangedError, CorruptionError, IoError, VmckptError
 from vmckpt.hashing import Digest, checksum_of
-from vmckpt.layout import Layout
 from vmckpt.reports import PageCounts
 
 __all__ = ["Rebuilt", "rebuild"]
@@ -49,6 +49,7 @@ Progress = Callable[[int, int], None]
 _KEPT = (SectionType.ACTIVE_PAGES, SectionType.VCPU_STATE, SectionType.DEVICE_STATE, SectionType.METADATA)
 _FIRST_SEARCH_BYTES = 1 << 12
 _SEARCH_BYTES = 1 << 20
+_CACHED_HEADS = 16
 _WASTE_BYTES = 256 << 20  # a second of reading
 
 
@@ -61,14 +62,15 @@ class Rebuilt(NamedTuple):
     pages: PageCounts
     digest: str
     lost_sections: tuple[str, ...]
-    """Sections that were not found; the old file need not have had all of them."""
+    """Sections that were not found. Where the old section table is lost as well, the file may not have had them."""
 
 
 class _Found(NamedTuple):
-    """A storage block of the old file."""
+    """Where a storage block of the old file lies; what its directory says is read again when it is needed."""
 
     offset: int
-    storage: StorageBlock
+    size_bytes: int
+    number: int
 
 
 class _Old:
@@ -143,20 +145,29 @@ def rebuild(path: str, fd: int, new: str, *, progress: Progress | None = None) -
     try:
         header, layout = unpack_header(old.read(0, Limits.HEADER_BYTES), path)
         found = _find_storage_blocks(old, header)
-        latest = _latest(found)
+        blocks = _Blocks(old, header, found)
         writer = CheckpointWriter(fd, header, layout, path=new)
-        _copy(old, found, latest, writer, progress)
-        sections = _surviving_sections(old, header, max((f.offset + f.storage.size_bytes) for f in found))
-        counts = _counts(found, latest, layout)
-        digest = _digest(header, found, latest)
+        _copy(old, found, blocks, writer, progress)
+        sections = _surviving_sections(old, header, max(each.offset + each.size_bytes for each in found))
+        counts, digest = blocks.counts_and_digest()
         active = len(sections.get(SectionType.ACTIVE_PAGES, b"")) // 8
         writer.finish(digest, counts, active_pages=active, sections=sorted(sections.items()))
     finally:
         old.close()
     with Checkpoint.from_descriptor(os.dup(fd), new) as rebuilt:
         prove_metadata(rebuilt)
-    lost = tuple(SectionType.NAMES[kind] for kind in _KEPT if kind not in sections)
+    expected = _named_sections(path)
+    lost = tuple(SectionType.NAMES[kind] for kind in _KEPT if kind in expected and kind not in sections)
     return Rebuilt(layout.memory_bytes, writer.file_bytes, writer.storage_blocks, counts, digest.hex(), lost)
+
+
+def _named_sections(path: str) -> Container[int]:
+    """The sections that the old file says it has; where it cannot say, it may have had any."""
+    try:
+        with CheckpointFile.open(path) as old:
+            return frozenset(old.sections)
+    except VmckptError:
+        return _KEPT
 
 
 def _find_storage_blocks(old: _Old, header: Header) -> list[_Found]:
@@ -177,7 +188,7 @@ def _find_storage_blocks(old: _Old, header: Header) -> list[_Found]:
             continue
         search = None
         if _is_whole(old, storage, offset):
-            found[storage.header.number] = _Found(offset, storage)
+            found[storage.header.number] = _Found(offset, storage.size_bytes, storage.header.number)
             if storage.header.flags & LAST:
                 # Buffers of several streams may be flushed in any order; the highest number is the count.
                 last = max(found)
@@ -225,60 +236,63 @@ def _is_whole(old: _Old, storage: StorageBlock, offset: int) -> bool:
     return True
 
 
-def _latest(found: list[_Found]) -> dict[int, tuple[int, int, int]]:
-    """Memory block -> generation, storage block and slot of its latest version."""
-    latest: dict[int, tuple[int, int, int]] = {}
-    for _, storage in found:
-        for slot, block in enumerate(storage.memory_blocks):
-            candidate = (block.generation, storage.header.number, slot)
-            if block.number not in latest or candidate > latest[block.number]:
-                latest[block.number] = candidate
-    return latest
+class _Blocks:
+    """The memory blocks of the storage blocks found: which version of each counts, and what it says."""
+
+    def __init__(self, old: _Old, header: Header, found: list[_Found]) -> None:
+        self._old = old
+        self._header = header
+        self._offsets = {each.number: each.offset for each in found}
+        self._heads: OrderedDict[int, StorageBlock] = OrderedDict()
+        self._latest: dict[int, tuple[int, int, int]] = {}
+        for number in self._offsets:
+            for slot, block in enumerate(self.head(number).memory_blocks):
+                candidate = (block.generation, number, slot)
+                if candidate > self._latest.get(block.number, (-1,)):
+                    self._latest[block.number] = candidate
+
+    def head(self, number: int) -> StorageBlock:
+        """A storage block's directory; keeps the last few."""
+        storage = self._heads.get(number)
+        if storage is None:
+            storage = _head_at(self._old, self._header, self._offsets[number])
+            if storage is None:
+                raise ChangedError("a storage block changed while it was read", path=self._old.path)
+            self._heads[number] = storage
+            if len(self._heads) > _CACHED_HEADS:
+                self._heads.popitem(last=False)
+        else:
+            self._heads.move_to_end(number)
+        return storage
+
+    def live_slots(self, number: int) -> list[int]:
+        """The slots of a storage block that hold the latest version of their memory block."""
+        blocks = self.head(number).memory_blocks
+        return [slot for slot, block in enumerate(blocks) if self._latest[block.number][1:] == (number, slot)]
+
+    def counts_and_digest(self) -> tuple[PageCounts, bytes]:
+        """What the summary says of the whole memory."""
+        header = self._header
+        counts = dict.fromkeys((PATTERN, DUPLICATE, STORED), 0)
+        digest = Digest()
+        for memory_block, (_, number, slot) in sorted(self._latest.items()):
+            block = self.head(number).memory_blocks[slot]
+            for kind in counts:
+                counts[kind] += block.kinds.count(kind)
+            digest.add_zeros(memory_block * header.block_pages - digest.pages)
+            digest.add(block.page_hashes())
+        digest.add_zeros(header.page_count - digest.pages)
+        zero = header.page_count - sum(counts.values())
+        return PageCounts(header.page_count, zero, *counts.values()), digest.bytes()
 
 
 def _copy(
-    old: _Old,
-    found: list[_Found],
-    latest: dict[int, tuple[int, int, int]],
-    writer: CheckpointWriter,
-    progress: Progress | None,
+    old: _Old, found: list[_Found], blocks: _Blocks, writer: CheckpointWriter, progress: Progress | None
 ) -> None:
-    for offset, storage in found:
-        number = storage.header.number
-        live = [
-            slot
-            for slot, block in enumerate(storage.memory_blocks)
-            if latest[block.number][1:] == (number, slot)
-        ]
-        writer.adopt(storage, old.read(offset, storage.size_bytes), live)
+    for offset, size_bytes, number in found:
+        writer.adopt(blocks.head(number), old.read(offset, size_bytes), blocks.live_slots(number))
         if progress is not None:
-            progress(offset + storage.size_bytes, old.file_bytes)
-
-
-def _live_blocks(found: list[_Found], latest: dict[int, tuple[int, int, int]]) -> Iterator[MemoryBlock]:
-    for _, storage in found:
-        for slot, block in enumerate(storage.memory_blocks):
-            if latest[block.number][1:] == (storage.header.number, slot):
-                yield block
-
-
-def _counts(found: list[_Found], latest: dict[int, tuple[int, int, int]], layout: Layout) -> PageCounts:
-    counts = dict.fromkeys((PATTERN, DUPLICATE, STORED), 0)
-    for block in _live_blocks(found, latest):
-        for kind in counts:
-            counts[kind] += block.kinds.count(kind)
-    return PageCounts(layout.page_count, layout.page_count - sum(counts.values()), *counts.values())
-
-
-def _digest(header: Header, found: list[_Found], latest: dict[int, tuple[int, int, int]]) -> bytes:
-    by_number = {storage.header.number: storage for _, storage in found}
-    digest = Digest()
-    for number, (_, storage_block, slot) in sorted(latest.items()):
-        block = by_number[storage_block].memory_blocks[slot]
-        digest.add_zeros(number * header.block_pages - digest.pages)
-        digest.add(block.page_hashes())
-    digest.add_zeros(header.page_count - digest.pages)
-    return digest.bytes()
+            progress(offset + size_bytes, old.file_bytes)
 
 
 def _surviving_sections(old: _Old, header: Header, start: int) -> dict[int, bytes]:

@@ -21,7 +21,7 @@ from vmckpt.hashing import pack_hashes, page_hashes
 from vmckpt.output import start_writeback
 from vmckpt.pages import PAGE_BYTES, PageRange
 from vmckpt.restoring.image import ImagePlan
-from vmckpt.workers import Channel, Crew
+from vmckpt.workers import Channel, Crew, affordable_workers
 
 __all__ = ["restore_image", "stream_image"]
 
@@ -79,7 +79,9 @@ def restore_image(
         if progress is not None:
             progress(total * done_blocks // (2 * count), total)
 
-    with Crew(min(jobs, count), lambda channel: _work(target, channel)) as crew:
+    # A storage block as read and as its parts, and what its memory blocks decompress to.
+    workers = affordable_workers(min(jobs, count), 2 * checkpoint.header.storage_block_bytes)
+    with Crew(workers, lambda channel: _work(target, channel)) as crew:
         run = _distribute(crew, _WRITE, range(count))
         next(run)  # hands out the first blocks; what follows here goes on beside the workers
         digest = prove_metadata(checkpoint)
@@ -128,7 +130,7 @@ def _write_storage_block(target: _Target, number: int) -> bool:
     """Write the stored and pattern pages of a storage block; whether it has duplicates as well."""
     storage, payload = target.checkpoint.storage_block(number)
     has_duplicates = False
-    low = high = written_bytes = 0
+    low, high, written_bytes = target.offset + target.checkpoint.layout.memory_bytes, 0, 0
     for slot, block in enumerate(storage.memory_blocks):
         if target.checkpoint.place_of(block.number) != (number, slot):
             continue  # written again later: what counts is there
@@ -141,7 +143,7 @@ def _write_storage_block(target: _Target, number: int) -> bool:
         for run, parts in _written_runs(block, plain):
             start = target.offset + (pages.start + run.start) * PAGE_BYTES
             _write(target, parts, start)
-            low, high = min(low or start, start), max(high, start + run.pages * PAGE_BYTES)
+            low, high = min(low, start), max(high, start + run.pages * PAGE_BYTES)
             written_bytes += run.pages * PAGE_BYTES
         has_duplicates = has_duplicates or DUPLICATE in block.kinds
     if high - low < 4 * written_bytes:  # else most of the range belongs to others

@@ -25,7 +25,7 @@ from vmckpt.saving.dedup import DedupTable
 from vmckpt.saving.order import batches
 from vmckpt.saving.slots import ENTRY, Slot, open_slots
 from vmckpt.saving.worker import ALL_ZERO, MESSAGE, PACK, PACKED, SCAN, SCANNED, Work
-from vmckpt.workers import Crew
+from vmckpt.workers import Crew, affordable_workers
 
 __all__ = ["Progress", "Saved", "save_at_rest"]
 
@@ -34,7 +34,6 @@ Progress = Callable[[int, int], None]
 
 _BATCH_BYTES = 1 << 20
 _SLOTS_EACH = 3  # one being scanned, one being packed, one on the way
-_SLOT_MEMORY_BYTES = 96 << 20  # of all slots together, whatever the number of workers
 
 
 class Saved(NamedTuple):
@@ -124,11 +123,13 @@ class _Coordinator:
         )
 
     def _slot_plan(self, jobs: int) -> list[range]:
-        """The slots of each worker: three, fewer where memory would not do, and then fewer workers."""
-        affordable = max(_SLOT_MEMORY_BYTES // (2 * self._batch_blocks * self._block_pages * PAGE_BYTES), 2)
-        jobs = max(1, min(jobs, affordable // 2))
-        each = max(2, min(_SLOTS_EACH, affordable // jobs))
-        return [range(worker * each, (worker + 1) * each) for worker in range(jobs)]
+        """The slots of each worker: three, two where memory would not do, and fewer workers where that does not."""
+        slot_bytes = (
+            2 * self._batch_blocks * self._block_pages * PAGE_BYTES
+        )  # the worker has as much of its own
+        workers = affordable_workers(jobs, 2 * slot_bytes)
+        each = _SLOTS_EACH if affordable_workers(jobs, _SLOTS_EACH * slot_bytes) == workers else 2
+        return [range(worker * each, (worker + 1) * each) for worker in range(workers)]
 
     def run(self, blocks: Iterable[int], data_pages: int) -> Saved:
         plan = batches(blocks, self._batch_blocks)
