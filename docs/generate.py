@@ -30,7 +30,7 @@ Shell scripts may rely on what this page names: commands, options, JSON keys and
 - An existing output is overwritten only with `--force`. An output appears whole or not at all, readable by its owner
   only (mode 0600).
 - Sizes are written `4096`, `64K`, `512M`, `2G`; units are binary.
-- `-` is standard input where a raw image is read, and standard output where one is written.
+- `-` is standard input where memory or a checkpoint is read, and standard output where one is written.
 - An error is one sentence on standard error. With `VMCKPT_DEBUG=1` in the environment its traceback comes first.
 """
 

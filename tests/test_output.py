@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from vmckpt.errors import IoError
-from vmckpt.output import AtomicFile, start_writeback
+from vmckpt.errors import IoError, UsageError
+from vmckpt.output import AtomicFile, refuse_input, start_writeback
 
 
 @pytest.fixture(params=[False, True], ids=["nameless", "named"])
@@ -68,7 +68,9 @@ def test_a_name_without_a_directory_is_in_the_working_directory(
     assert os.listdir(tmp_path) == ["out"]
 
 
-@pytest.mark.parametrize("name", ["with space", "-", "näme\udcff", "a" * 230, ".hidden", "%s.{}"])
+@pytest.mark.parametrize(
+    "name", ["with space", "-", "näme\udcff", "a" * 230, "b" * 255, "ü" * 127, ".hidden", "%s.{}"]
+)
 def test_any_name_will_do(name: str, named: bool, tmp_path: Path) -> None:
     path = tmp_path / name
     write(path, b"1")
@@ -182,6 +184,39 @@ def test_parts_that_nobody_locks_are_swept_and_those_of_a_live_run_are_not(
         fcntl.flock(held, fcntl.LOCK_EX)
         write(path, b"new")
     assert sorted(os.listdir(tmp_path)) == [live.name, "out"]
+
+
+def test_the_part_of_a_long_name_is_swept_and_that_of_a_similar_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_tmpfile(monkeypatch)
+    left = []
+    for name in ("n" * 254 + "1", "n" * 254 + "2"):
+        out = AtomicFile(str(tmp_path / name))
+        left.append(tmp_path / f"{out._stem}1.part")
+        left[-1].write_bytes(b"of a run that was killed")
+        out.close()
+    write(tmp_path / ("n" * 254 + "1"), b"new")
+    assert [path.exists() for path in left] == [False, True]
+
+
+def test_an_empty_name_is_refused_before_any_work() -> None:
+    with pytest.raises(IoError, match="name is empty"):
+        AtomicFile("")
+
+
+def test_an_input_is_no_output(tmp_path: Path) -> None:
+    path, link, hard = tmp_path / "image", tmp_path / "link", tmp_path / "hard"
+    path.write_bytes(b"precious")
+    link.symlink_to("image")
+    hard.hardlink_to(path)
+    for source, output in ((path, path), (link, path), (path, hard)):
+        with pytest.raises(UsageError, match="the same file"):
+            refuse_input(str(source), str(output))
+    refuse_input(str(path), str(link))  # the link is replaced, and not what it leads to
+    refuse_input(str(path), str(tmp_path / "new"))
+    refuse_input(str(tmp_path / "missing"), str(path))
+    refuse_input("/dev/null", "/dev/null")
 
 
 def test_a_live_run_and_another_for_the_same_output_do_not_disturb_each_other(

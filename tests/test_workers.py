@@ -20,7 +20,7 @@ from vmckpt.errors import (
     VmckptError,
     WorkerError,
 )
-from vmckpt.workers import Channel, Crew, affordable_workers
+from vmckpt.workers import Channel, Crew, affordable_workers, worker_count
 
 
 def open_fds() -> set[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vmckpt.errors import CorruptionError, FormatError, IoError, UsageError
@@ -19,6 +18,7 @@ from vmckpt.reports import (
     CheckpointInfo,
     PageCounts,
     Problem,
+    Progress,
     RebuildReport,
     RestoreReport,
     SaveReport,
@@ -51,9 +51,6 @@ __all__ = [
     "verify",
 ]
 
-Progress = Callable[[int, int], None]
-"""Told (done bytes, total bytes) as work goes on, from the calling thread."""
-
 _STDOUT = 1
 
 
@@ -70,15 +67,17 @@ def open_source(path: str) -> Source:
 
 
 def open_checkpoint(path: str) -> Checkpoint:
-    """Open a checkpoint for reading; use it in a `with` statement.
+    """Open a checkpoint for reading; `-` is standard input. Use it in a `with` statement.
 
     Raises:
         FormatError: it is no checkpoint, or one this version cannot read.
+        SourceError: it is a directory or a socket.
         CorruptionError: it was cut short or damaged.
+        IoError: it cannot be opened.
     """
-    from vmckpt.checkpoint.reader import Checkpoint
+    from vmckpt.sources import open_checkpoint as open_only
 
-    return Checkpoint.open(path)
+    return open_only(path)
 
 
 def save(
@@ -107,12 +106,14 @@ def save(
         progress: told as it goes.
 
     Raises:
+        UsageError: the block sizes are not possible, or source and checkpoint are one file.
         SourceError: the source holds no memory that vmckpt reads.
         IoError: reading or writing failed, or the file exists.
         ChangedError: the source changed meanwhile.
     """
     from vmckpt.checkpoint.codec import choose
-    from vmckpt.saving.source import STORAGE_BLOCK_BYTES, Request, save_source
+    from vmckpt.output import refuse_input
+    from vmckpt.saving.source import STORAGE_BLOCK_BYTES, Request, check_blocks, save_source
 
     started = time.perf_counter()
     choice = choose(codec)
@@ -121,6 +122,8 @@ def save(
     if storage_block_bytes is None:
         storage_block_bytes = max(STORAGE_BLOCK_BYTES, 2 * choice.memory_block_bytes)
     request = Request(choice, storage_block_bytes, "physical", worker_count(jobs), dedup, force)
+    check_blocks(request)
+    refuse_input(source, checkpoint)
     with open_source(source) as opened:
         kept = {"carried": _carried(opened)} if opened.kind == "checkpoint" else {}
         report = save_source(opened, checkpoint, request, progress=progress, **kept)
@@ -162,7 +165,7 @@ def convert(
     What is not given stays as it is. Active pages, vCPU and device state and metadata are kept.
 
     Args:
-        checkpoint: path.
+        checkpoint: path, or `-` for standard input.
         new: path, or `-` for standard output.
         layout: order of memory blocks: `physical`, `random` or `access` (Halite, ATC'13, 4).
         codec: as in `save`; None: that of the checkpoint.
@@ -173,26 +176,29 @@ def convert(
         progress: as in `save`.
 
     Raises:
-        UsageError: `access` is asked for and the checkpoint has no active pages.
+        UsageError: `access` is asked for and the checkpoint has no active pages, or the block sizes are not possible.
         CorruptionError: the checkpoint is damaged.
         IoError: reading or writing failed, or the file exists.
     """
     from vmckpt.checkpoint.check import prove_metadata
     from vmckpt.checkpoint.codec import CODEC_NAMES, choose
-    from vmckpt.saving.source import Request, save_source
+    from vmckpt.saving.source import Request, check_blocks, save_source
 
     started = time.perf_counter()
     with open_checkpoint(checkpoint) as opened:
         header = opened.header
-        memory_bytes = memory_block_bytes or header.memory_block_bytes
+        memory_bytes = header.memory_block_bytes if memory_block_bytes is None else memory_block_bytes
         if codec is None and header.codec >= len(CODEC_NAMES):
             raise FormatError(
                 f"the checkpoint's codec is number {header.codec}, which this vmckpt does not know: name one to use",
                 path=checkpoint,
             )
         choice = choose(codec or CODEC_NAMES[header.codec])._replace(memory_block_bytes=memory_bytes)
-        storage_bytes = storage_block_bytes or max(header.storage_block_bytes, 2 * memory_bytes)
+        storage_bytes = storage_block_bytes
+        if storage_bytes is None:
+            storage_bytes = max(header.storage_block_bytes, 2 * memory_bytes)
         request = Request(choice, storage_bytes, layout, worker_count(jobs), dedup=True, force=force)
+        check_blocks(request)
         if layout != "physical":
             prove_metadata(opened)  # out of page order, the digest is not computed anew on the way
         report = save_source(opened, new, request, carried=_carried(opened), progress=progress)
@@ -211,7 +217,7 @@ def restore(
     """Write the whole memory of a checkpoint into an image.
 
     Args:
-        checkpoint: path.
+        checkpoint: path, or `-` for standard input.
         output: path, or `-` for standard output.
         format: `raw` (the regions side by side; zero pages are holes) or `elf` (a core with their addresses).
         jobs: worker processes; None: one for each core.
@@ -221,15 +227,16 @@ def restore(
     Raises:
         CorruptionError: the checkpoint is damaged, anywhere; no output is left.
         IoError: reading or writing failed, or the file exists.
-        UsageError: there is no such format.
+        UsageError: there is no such format, or checkpoint and output are one file.
     """
-    from vmckpt.output import AtomicFile
+    from vmckpt.output import AtomicFile, refuse_input
     from vmckpt.restoring.eager import restore_image, stream_image
     from vmckpt.restoring.image import plan_elf, plan_raw
 
     started = time.perf_counter()
     if format not in {"raw", "elf"}:
         raise UsageError(f"there is no image format {format!r}: expected raw or elf")
+    refuse_input(checkpoint, output)
     with open_checkpoint(checkpoint) as opened:
         plan = (plan_raw if format == "raw" else plan_elf)(opened.layout)
         if output == "-":
@@ -338,11 +345,13 @@ def rebuild_index(
         FormatError: not even its header is there.
         CorruptionError: a storage block is damaged or missing: memory would be wrong, so nothing is written.
         IoError: reading or writing failed, or the file exists.
+        UsageError: checkpoint and new are one file.
     """
     from vmckpt.checkpoint.rebuild import rebuild
-    from vmckpt.output import AtomicFile
+    from vmckpt.output import AtomicFile, refuse_input
 
     started = time.perf_counter()
+    refuse_input(checkpoint, new)
     with AtomicFile(new, force=force) as out:
         rebuilt = rebuild(checkpoint, out.fd, new, progress=progress)
         out.commit()

@@ -4,8 +4,9 @@
                     │ killed here: the kernel frees it, nothing is left
 
 The file has no name (O_TMPFILE) until `commit`, so a killed run leaves no litter. Where the file system cannot do that,
-a hidden `.NAME.PID.part` beside the output stands in; it is locked while its run lives, and the next run for the same
-output removes those that nobody locks. Every command that writes a file goes through here.
+a hidden `.NAME.PID.part` (a NAME too long for that is cut and hashed) beside the output stands in; it is locked while
+its run lives, and the next run for the same output removes those that nobody locks. Every command that writes a file
+goes through here.
 """
 
 import contextlib
@@ -16,12 +17,14 @@ import stat
 from types import TracebackType
 from typing import Self
 
-from vmckpt.errors import IoError
+from vmckpt.errors import IoError, UsageError
 
-__all__ = ["AtomicFile", "start_writeback"]
+__all__ = ["AtomicFile", "refuse_input", "start_writeback"]
 
 # O_TMPFILE on a file system, or a kernel, that does not have it.
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EPERM})
+_LONG_NAME_BYTES = 224  # a longer one leaves a part no room for its PID: most file systems allow 255
+_KEPT_CHARS = 40  # four bytes each at most
 
 
 class AtomicFile:
@@ -40,12 +43,15 @@ class AtomicFile:
             force: replace what is there already.
 
         Raises:
-            IoError: something of that name is there (and `force` is not given, or it is no regular file), or the
-                directory cannot be written.
+            IoError: something of that name is there (and `force` is not given, or it is no regular file), the
+                directory cannot be written, or the name is empty.
         """
+        if not path:
+            raise IoError("cannot write the output: its name is empty")
         self.path = path
         self._force = force
         self._base = os.path.basename(path)
+        self._stem = _part_stem(self._base)
         self._part: str | None = None
         self._refuse_existing()
         try:
@@ -85,7 +91,7 @@ class AtomicFile:
                 os.close(fd)
         self._sweep()
         while True:
-            part = f".{self._base}.{os.getpid()}.part"
+            part = f"{self._stem}{os.getpid()}.part"
             fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._directory)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
@@ -100,8 +106,8 @@ class AtomicFile:
     def _sweep(self) -> None:
         """Remove the parts of killed runs: those that no living run has locked."""
         for name in os.listdir(self._directory):
-            owner = name.removeprefix(f".{self._base}.").removesuffix(".part")
-            if name != f".{self._base}.{owner}.part" or not owner.isdecimal():
+            owner = name.removeprefix(self._stem).removesuffix(".part")
+            if name != f"{self._stem}{owner}.part" or not owner.isdecimal():
                 continue  # somebody else's
             with contextlib.suppress(OSError):  # locked, or swept by somebody else meanwhile
                 fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=self._directory)
@@ -132,7 +138,7 @@ class AtomicFile:
             if self._force:  # link() does not replace; rename() does
                 fcntl.flock(self.fd, fcntl.LOCK_EX)  # for the moment in which it has the part's name
                 self._sweep()
-                name = self._part = f".{self._base}.{os.getpid()}.part"
+                name = self._part = f"{self._stem}{os.getpid()}.part"
             # With directory descriptors this is linkat(AT_SYMLINK_FOLLOW), which gives an unnamed file a name.
             here = self._directory
             os.link(f"/proc/self/fd/{self.fd}", name, src_dir_fd=here, dst_dir_fd=here, follow_symlinks=True)
@@ -162,6 +168,35 @@ class AtomicFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _part_stem(base: str) -> str:
+    # What the names of all parts of this output start with.
+    encoded = os.fsencode(base)
+    if len(encoded) <= _LONG_NAME_BYTES:
+        return f".{base}."
+    import hashlib  # noqa: PLC0415 - names as long as this are rare
+
+    return f".{base[:_KEPT_CHARS]}~{hashlib.blake2s(encoded, digest_size=8).hexdigest()}."
+
+
+def refuse_input(source: str, output: str) -> None:
+    """Refuse to write over what is read; `-` is standard input and standard output.
+
+    Raises:
+        UsageError: source and output are one file.
+    """
+    try:
+        read = os.fstat(0) if source == "-" else os.stat(source)
+        # A link at the output's place is replaced, and not what it leads to.
+        written = os.fstat(1) if output == "-" else os.lstat(output)
+    except OSError:
+        return  # one of them is not there: whoever opens it says so
+    if stat.S_ISREG(read.st_mode) and os.path.samestat(read, written):
+        raise UsageError(
+            "input and output are the same file, which would be lost: give the output another name",
+            path=source,
+        )
 
 
 def start_writeback(fd: int, offset: int, size_bytes: int) -> None:

@@ -4,6 +4,7 @@ Made by `api`, read by callers and by the command line, which turns them into ta
 dataclasses: making one class costs a tenth of the time, and every command pays for all of them at its start.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from vmckpt.layout import Region
@@ -13,11 +14,15 @@ __all__ = [
     "CheckpointInfo",
     "PageCounts",
     "Problem",
+    "Progress",
     "RebuildReport",
     "RestoreReport",
     "SaveReport",
     "VerifyReport",
 ]
+
+Progress = Callable[[int, int], None]
+"""Told (done bytes, total bytes) as work goes on, from the calling thread."""
 
 
 class PageCounts(NamedTuple):

@@ -134,6 +134,21 @@ def test_what_writes_to_standard_output_puts_its_table_on_stderr(
     assert result.err.startswith(f"{title}\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "title"),
+    [
+        ("save - -", "Saved standard input as standard output"),
+        ("convert - -", "Converted standard input to standard output"),
+        ("restore - -", "Restored standard input to standard output"),
+        ("info -", "standard input: checkpoint"),
+        ("verify -", "standard input is whole"),
+    ],
+)
+def test_standard_input_is_called_by_its_name(engine: FakeEngine, run: Run, command: str, title: str) -> None:
+    result = run(*command.split())
+    assert (result.out + result.err).startswith(title)
+
+
 def test_info_shows_regions_only_where_there_are_several(engine: FakeEngine, run: Run) -> None:
     out = run("info", "guest.vmckpt").out
     assert "0x100000000 .. 0x110000000, 256 MiB" in out
@@ -158,6 +173,11 @@ def test_verify_lists_each_problem_and_exits_4(engine: FakeEngine, run: Run) -> 
     assert "storage block  offset 8192, pages 3 16-31: the checksum differs" in result.out
     assert "footer         pages 3 16-31: the checksum differs" in result.out
     assert result.err.startswith("vmckpt: guest.vmckpt: 2 problems found")
+
+
+def test_one_problem_is_one_problem(engine: FakeEngine, run: Run) -> None:
+    engine.problems = (problem(),)
+    assert run("verify", "x").err.startswith("vmckpt: x: 1 problem found; restore from another copy")
 
 
 def test_verify_lists_problems_in_json_as_well(engine: FakeEngine, run: Run) -> None:

@@ -114,6 +114,9 @@ def test_a_name_cannot_send_commands_to_the_terminal(engine: FakeEngine, run: Ru
         (["save", "a", "-", "--json"], "cannot both go to standard output"),
         (["convert", "a", "-", "--json"], "cannot both go to standard output"),
         (["verify", "a", "--force"], "--force"),
+        (["verify", "a", "--rebuild-index", "-"], "a stream will not do as the NEW"),
+        (["verify", "-", "--rebuild-index", "a"], "a stream will not do as the CHECKPOINT"),
+        (["create", "-", "--size", "1M"], "a stream will not do as IMAGE"),
         (["digest"], "missing argument 'SOURCE...'"),
         (["convert", "a", "b", "--layout", "spiral"], "'spiral' is not one of"),
     ],
@@ -141,6 +144,13 @@ def test_no_command_shows_the_help_and_exits_2(run: Run) -> None:
 def test_help_exits_0(run: Run, flag: str) -> None:
     assert run(flag).code == 0
     assert run("save", flag).code == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_line_of_the_help_is_too_long_for_the_source(name: str) -> None:
+    command = vmckpt.get_command(click.Context(vmckpt), name)
+    assert command is not None
+    assert [line for line in (command.help or "").splitlines() if len(line) > 120] == []
 
 
 def test_version(run: Run) -> None:

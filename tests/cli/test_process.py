@@ -118,19 +118,15 @@ def test_a_name_that_is_no_utf_8_comes_out_as_it_went_in() -> None:
     assert (done.returncode, done.stdout) == (0, b"0" * 32 + b"  \xff.raw\n")
 
 
-def test_a_closed_stdout_and_stderr_change_nothing() -> None:
+@pytest.mark.parametrize("arguments", [["digest", "a"], ["digest", "a", "--json"]], ids=" ".join)
+@pytest.mark.parametrize("closing", [">&-", ">&- 2>&-"])
+def test_an_answer_that_a_closed_stdout_loses_is_a_failure(arguments: list[str], closing: str) -> None:
+    standin = [sys.executable, "-c", _STANDIN.format(clumsy=False)]
     done = subprocess.run(
-        [
-            "bash",
-            "-c",
-            'exec "$@" >&- 2>&-',
-            "bash",
-            sys.executable,
-            "-c",
-            _STANDIN.format(clumsy=False),
-            "digest",
-            "a",
-        ],
+        ["bash", "-c", f'exec "$@" {closing}', "bash", *standin, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
         check=False,
     )
-    assert done.returncode == 0
+    said = "" if "2>" in closing else "vmckpt: standard output is closed: the answer has nowhere to go\n"
+    assert (done.returncode, done.stderr) == (1, said)

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from vmckpt.cli.render import Line, Share, Table, answer, printable, rate, times_smaller
+from vmckpt.errors import IoError
 
 TABLE = Table("Saved it", [Line("file", "1 MiB [bold]"), Share("zero", 3, 4), Share("stored", 1, 4)])
 
@@ -44,10 +45,11 @@ def test_a_stream_without_unicode_gets_bars_of_hashes(monkeypatch: pytest.Monkey
     assert "  zero    3  ##################" in pipe.read()
 
 
-def test_a_closed_stdout_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_stdout_loses_a_table_and_may_not_lose_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     answer(TABLE, {"file_bytes": 1}, as_json=False)
-    answer(TABLE, {"file_bytes": 1}, as_json=True)
+    with pytest.raises(IoError, match="standard output is closed"):
+        answer(TABLE, {"file_bytes": 1}, as_json=True)
 
 
 @pytest.mark.parametrize(

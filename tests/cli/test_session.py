@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -163,7 +164,119 @@ def test_what_is_not_there_is_exit_1(folder: Path, command: str) -> None:
     "command", ["restore guest.raw new.raw", "info guest.raw", "verify guest.raw", "convert guest.raw n"]
 )
 def test_what_is_no_checkpoint_is_exit_3(folder: Path, command: str) -> None:
-    assert "guest.raw: " in fails(folder, command.split(), 3)
+    assert "guest.raw: this is not a checkpoint: it is a raw image;" in fails(folder, command.split(), 3)
+
+
+@pytest.mark.parametrize("command", ["save . n", "info .", "verify .", "restore . n", "convert . n"])
+def test_a_directory_is_exit_3(folder: Path, command: str) -> None:
+    assert ".: this is a directory: expected" in fails(folder, command.split(), 3)
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("save '' n", "input"), ("info ''", "input"), ("save guest.raw ''", "output")]
+)
+def test_an_empty_name_is_exit_1(folder: Path, command: str, name: str) -> None:
+    assert f"the {name}: its name is empty" in fails(folder, shlex.split(command), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            "--memory-block 0",
+            "--memory-block cannot be 0 bytes: expected a power of two from 4096 B to 4.00 MiB",
+        ),
+        ("--memory-block 100", "--memory-block cannot be 100 bytes"),
+        ("--memory-block 8M", "--memory-block cannot be 8388608 bytes"),
+        ("--storage-block 0", "--storage-block cannot be 0 bytes"),
+        ("--storage-block 128M", "--storage-block cannot be 134217728 bytes"),
+        (
+            "--memory-block 64K --storage-block 64K",
+            "--storage-block cannot be 65536 bytes: expected a power of two from 128 KiB (twice the memory block) to",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["save guest.raw n", "convert guest.vmckpt n"])
+def test_impossible_block_sizes_are_wrong_usage(
+    folder: Path, command: str, options: str, sentence: str
+) -> None:
+    assert sentence in fails(folder, [*command.split(), *options.split()], 2)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "save guest.raw guest.raw",
+        "restore guest.vmckpt guest.vmckpt",
+        "verify guest.vmckpt --rebuild-index guest.vmckpt",
+    ],
+)
+@pytest.mark.parametrize("force", [[], ["--force"]], ids=["", "force"])
+def test_an_output_that_is_the_input_is_wrong_usage(folder: Path, command: str, force: list[str]) -> None:
+    before = [(folder / name).read_bytes() for name in ("guest.raw", "guest.vmckpt")]
+    assert "the same file" in fails(folder, [*command.split(), *force], 2)
+    assert before == [(folder / name).read_bytes() for name in ("guest.raw", "guest.vmckpt")]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_table_that_does_not_fit_says_where_it_should_have_gone(folder: Path) -> None:
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            'exec "$@" >/dev/full',
+            "bash",
+            sys.executable,
+            "-m",
+            "vmckpt",
+            "info",
+            "guest.vmckpt",
+        ],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (1, "vmckpt: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("how", ["cat guest.vmckpt | vmckpt {}", "vmckpt {} < guest.vmckpt"])
+@pytest.mark.parametrize("command", ["info -", "verify -", "restore - -", "convert - -"])
+def test_a_checkpoint_comes_from_a_stream_as_well(
+    folder: Path, shell_path: str, how: str, command: str
+) -> None:
+    environment = os.environ | {"PATH": shell_path}
+    script = how.format(command)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    if command.startswith("restore"):
+        assert done.stdout == (folder / "guest.raw").read_bytes()
+
+
+def test_a_damaged_checkpoint_stays_one(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "guest.vmckpt").read_bytes()
+    for name, content, code in (
+        ("magic", b"X" + whole[1:], 4),
+        ("cut", whole[: len(whole) // 2], 4),
+        ("both", b"X" + whole[1:-1], 3),
+        ("stub", whole[:5], 3),
+        ("empty", b"", 3),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        for command in ("info", "verify"):
+            done = call(folder, command, str(path), code=code)
+            assert len(done.stderr.splitlines()) == 1
+            assert f"{path}: " in done.stderr
+            assert ("not a checkpoint" in done.stderr) == (code == 3)
 
 
 def test_an_image_of_no_whole_pages_is_exit_3(folder: Path, tmp_path: Path) -> None:

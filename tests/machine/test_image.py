@@ -191,3 +191,9 @@ def test_memory_use_does_not_follow_the_size(tmp_path: Path) -> None:
 
 def test_mixes_weigh_only_kinds_that_there_are() -> None:
     assert all(len(mix) <= len(KINDS) - len(PATTERNS) and sum(mix) > 0 for mix in MIXES.values())
+
+
+def test_more_than_a_checkpoint_can_hold_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"expected at most 64\.0 TiB"):
+        create_image(str(tmp_path / "image"), (64 << 40) + 4096)
+    assert not os.listdir(tmp_path)

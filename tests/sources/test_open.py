@@ -13,9 +13,9 @@ from tests.support.elfwriter import ElfCore, Load
 from tests.support.memory import page_bytes
 from vmckpt.checkpoint.format import FOOTER, FOOTER_MAGIC, MAGIC
 from vmckpt.checkpoint.reader import Checkpoint
-from vmckpt.errors import CorruptionError, IoError, SourceError
+from vmckpt.errors import CorruptionError, FormatError, IoError, SourceError
 from vmckpt.pages import PAGE_BYTES
-from vmckpt.sources import open_source
+from vmckpt.sources import open_checkpoint, open_source
 
 
 @pytest.mark.parametrize("name", ["a.elf", "a.raw", "a.vmckpt", "a"])
@@ -177,3 +177,24 @@ def test_a_block_device_is_as_long_as_it_is(tmp_path: Path) -> None:
         source.close()
     finally:
         subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "it is empty"),
+        (bytes(PAGE_BYTES), "a raw image"),
+        (bytes(PAGE_BYTES + 1), "no memory image either"),
+        (b"QFI\xfb".ljust(PAGE_BYTES, b"\0"), "a qcow2 disk image"),
+        (b"\x7fELF".ljust(PAGE_BYTES, b"\0"), "an ELF core"),
+    ],
+    ids=["empty", "raw", "odd", "qcow2", "elf"],
+)
+def test_what_is_no_checkpoint_is_told_what_it_is(tmp_path: Path, content: bytes, what: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(content)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(FormatError, match=f"not a checkpoint: .*{what}") as caught:
+        open_checkpoint(str(path))
+    assert caught.value.path == str(path)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -4,7 +4,7 @@
 goes on, and lists for people and scripts all that is wrong, where, and which pages it costs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from vmckpt.checkpoint.block import MemoryBlock
 from vmckpt.checkpoint.file import BadReferenceError
@@ -20,12 +20,10 @@ from vmckpt.checkpoint.reader import Checkpoint
 from vmckpt.errors import CorruptionError
 from vmckpt.hashing import Digest
 from vmckpt.pages import PageRange
-from vmckpt.reports import Problem
+from vmckpt.reports import Problem, Progress
 from vmckpt.workers import Channel, Crew, affordable_workers
 
 __all__ = ["problems_of", "prove_metadata"]
-
-Progress = Callable[[int, int], None]
 
 
 def prove_metadata(checkpoint: Checkpoint) -> bytes:

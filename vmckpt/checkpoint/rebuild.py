@@ -9,7 +9,7 @@ that look like zero pages, and nothing is made. The footer, the tables and the s
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -40,11 +40,10 @@ from vmckpt.checkpoint.reader import Checkpoint
 from vmckpt.checkpoint.writer import CheckpointWriter
 from vmckpt.errors import ChangedError, CorruptionError, IoError, VmckptError
 from vmckpt.hashing import Digest, checksum_of
-from vmckpt.reports import PageCounts
+from vmckpt.reports import PageCounts, Progress
 
 __all__ = ["Rebuilt", "rebuild"]
 
-Progress = Callable[[int, int], None]
 
 _KEPT = (SectionType.ACTIVE_PAGES, SectionType.VCPU_STATE, SectionType.DEVICE_STATE, SectionType.METADATA)
 _FIRST_SEARCH_BYTES = 1 << 12

@@ -8,6 +8,7 @@ from vmckpt.cli.options import (
     checkpoint_argument,
     codec_option,
     force_option,
+    input_name,
     jobs_option,
     json_option,
     new_argument,
@@ -52,7 +53,7 @@ def command(
     """Write a checkpoint anew, laid out or compressed in another way.
 
     The memory, and so the digest, stays the same; active pages, vCPU state and metadata come along; and what no option
-    names is as it was in CHECKPOINT. NEW `-` is standard output, as in `vmckpt save`.
+    names is as it was in CHECKPOINT. CHECKPOINT `-` is standard input, NEW `-` standard output, as in `vmckpt save`.
 
     \b
     Example:
@@ -82,5 +83,7 @@ def command(
             progress=progress,
         )
     if as_json or not quiet:
-        table = save_table(f"Converted {checkpoint} to {'standard output' if is_stream else new}", report)
+        table = save_table(
+            f"Converted {input_name(checkpoint)} to {'standard output' if is_stream else new}", report
+        )
         answer(table, save_values(report), as_json=as_json, to_stderr=is_stream)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vmckpt.cli.options import force_option, json_option, quiet_option, size
+from vmckpt.cli.options import force_option, json_option, quiet_option, refuse_stream, size
 from vmckpt.cli.progress import progress_bar
 from vmckpt.cli.render import Line, Share, Table, answer, rate
 from vmckpt.machine.profile import DEFAULT_PROFILE, PROFILES
@@ -87,6 +87,8 @@ def command(
     JSON: memory_bytes, file_bytes, elapsed_s, profile, seed, common_seed,
       pages {total, zero, pattern, duplicate, unique}
     """
+    refuse_stream("IMAGE", image)
+
     from vmckpt.machine.image import create_image  # noqa: PLC0415 - start-up: help and usage errors need no numpy
 
     with progress_bar("creating", quiet=quiet or as_json) as progress:

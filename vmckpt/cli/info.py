@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vmckpt.cli.options import checkpoint_argument, json_option
+from vmckpt.cli.options import checkpoint_argument, input_name, json_option
 from vmckpt.cli.pages import count_rows, count_values
 from vmckpt.cli.render import Line, Share, Table, answer, times_smaller
 from vmckpt.cli.save import codec_text
@@ -27,7 +27,7 @@ def command(checkpoint: str, *, as_json: bool) -> None:
     """Show what a checkpoint holds.
 
     This reads the header and the index, not the memory: it takes no longer for a big checkpoint, and it does not check
-    the blocks. `vmckpt verify` does.
+    the blocks. `vmckpt verify` does. CHECKPOINT `-` is standard input.
 
     \b
     Example:
@@ -46,7 +46,7 @@ def command(checkpoint: str, *, as_json: bool) -> None:
     from vmckpt import api  # noqa: PLC0415 - start-up: help and usage errors need no engine
 
     info = api.info(checkpoint)
-    answer(_table(checkpoint, info), _values(info), as_json=as_json)
+    answer(_table(input_name(checkpoint), info), _values(info), as_json=as_json)
 
 
 def _values(info: "CheckpointInfo") -> dict[str, object]:

@@ -16,10 +16,12 @@ __all__ = [
     "checkpoint_argument",
     "codec_option",
     "force_option",
+    "input_name",
     "jobs_option",
     "json_option",
     "new_argument",
     "quiet_option",
+    "refuse_stream",
     "size",
 ]
 
@@ -89,6 +91,23 @@ def check_stream(output: str, *, as_json: bool) -> bool:
     if sys.stdout.isatty():
         raise click.UsageError("the output would garble this terminal; redirect it, or give it a name")
     return True
+
+
+def refuse_stream(name: str, path: str) -> None:
+    """Refuse `-` where only a file will do.
+
+    Raises:
+        click.UsageError: `path` is `-`.
+    """
+    if path == "-":
+        raise click.UsageError(
+            f"a stream will not do as {name}: give a file's name (one called `-` is `./-`)"
+        )
+
+
+def input_name(path: str) -> str:
+    """An input, as a person reads of it."""
+    return "standard input" if path == "-" else path
 
 
 def block_options(command: Command) -> Command:

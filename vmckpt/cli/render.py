@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from vmckpt.errors import IoError
 from vmckpt.units import format_count, format_duration, format_size
 
 if TYPE_CHECKING:
@@ -70,7 +71,12 @@ class Table:
 
 
 def answer(table: Table, values: Mapping[str, object], *, as_json: bool, to_stderr: bool = False) -> None:
-    """Print a report on stdout: `values` as JSON, or the table."""
+    """Print a report on stdout: `values` as JSON, or the table.
+
+    Raises:
+        IoError: standard output is closed, and the JSON would be lost.
+        OSError: it cannot be written; the error says what it was.
+    """
     if as_json:
         import json  # noqa: PLC0415 - only a script needs it
 
@@ -80,18 +86,25 @@ def answer(table: Table, values: Mapping[str, object], *, as_json: bool, to_stde
     stream = sys.stderr if to_stderr else sys.stdout
     if stream is None:
         return
-    if stream.isatty():
-        _print_rich(table, stream)
-    else:
-        click.echo("\n".join(_plain_lines(table, ascii_only=_is_ascii_only(stream))), file=stream)
+    try:
+        if stream.isatty():
+            _print_rich(table, stream)
+        else:
+            click.echo("\n".join(_plain_lines(table, ascii_only=_is_ascii_only(stream))), file=stream)
+    except OSError as error:
+        error.filename = "standard error" if to_stderr else "standard output"
+        raise
 
 
 def print_line(text: str) -> None:
     """One line, or several, on stdout.
 
     Raises:
+        IoError: standard output is closed.
         OSError: it cannot be written; the error says that it was standard output.
     """
+    if sys.stdout is None:
+        raise IoError("standard output is closed: the answer has nowhere to go")
     try:
         click.echo(text)
     except OSError as error:

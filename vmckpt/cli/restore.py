@@ -8,6 +8,7 @@ from vmckpt.cli.options import (
     check_stream,
     checkpoint_argument,
     force_option,
+    input_name,
     jobs_option,
     json_option,
     quiet_option,
@@ -50,7 +51,7 @@ def command(
     """Write a checkpoint's memory out as an image.
 
     OUTPUT appears whole or not at all, and zero pages become holes in it. Every checksum is checked on the way: a
-    damaged checkpoint ends with exit code 4 and no output.
+    damaged checkpoint ends with exit code 4 and no output. CHECKPOINT `-` is standard input.
 
     OUTPUT `-` streams the image to standard output; the table then goes to standard error, and --json is refused. A
     stream cannot be taken back: check the exit code before you trust it.
@@ -75,7 +76,7 @@ def command(
             checkpoint, output, format=image_format, jobs=jobs, force=force, progress=progress
         )
     if as_json or not quiet:
-        table = _table(checkpoint, "standard output" if is_stream else output, report)
+        table = _table(input_name(checkpoint), "standard output" if is_stream else output, report)
         answer(table, _values(report), as_json=as_json, to_stderr=is_stream)
 
 

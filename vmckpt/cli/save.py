@@ -9,6 +9,7 @@ from vmckpt.cli.options import (
     check_stream,
     codec_option,
     force_option,
+    input_name,
     jobs_option,
     json_option,
     quiet_option,
@@ -50,11 +51,13 @@ def command(
     """Save a machine's memory as a checkpoint.
 
     SOURCE is anything that holds guest memory: a raw image, an ELF core (QEMU's dump-guest-memory, or `virsh dump
-    --memory-only`), another checkpoint, or `-` for a raw image on standard input. What it is follows from its content.
+    --memory-only`), another checkpoint, or `-` for any of these on standard input. What it is follows from its
+    content.
 
     CHECKPOINT appears whole or not at all; `-` is standard output (the table then goes to standard error, and --json
-    is refused). Zero pages, pages that repeat one byte, and pages equal to an earlier one
-    cost a few bytes each; the rest is compressed: by --codec, or by a fast zstd where this Python has one, else lz4. The file is the same for any --jobs.
+    is refused). Zero pages, pages that repeat one byte, and pages equal to an earlier one cost a few bytes each; the
+    rest is compressed: by --codec, or by a fast zstd where this Python has one, else lz4. The file is the same for any
+    --jobs.
 
     \b
     Example:
@@ -84,7 +87,9 @@ def command(
             progress=progress,
         )
     if as_json or not quiet:
-        table = save_table(f"Saved {source} as {'standard output' if is_stream else checkpoint}", report)
+        table = save_table(
+            f"Saved {input_name(source)} as {'standard output' if is_stream else checkpoint}", report
+        )
         answer(table, save_values(report), as_json=as_json, to_stderr=is_stream)
 
 

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vmckpt.cli.options import checkpoint_argument, force_option, jobs_option, json_option, quiet_option
+from vmckpt.cli.options import (
+    checkpoint_argument,
+    force_option,
+    input_name,
+    jobs_option,
+    json_option,
+    quiet_option,
+    refuse_stream,
+)
 from vmckpt.cli.pages import count_rows, count_values
 from vmckpt.cli.progress import progress_bar
 from vmckpt.cli.render import Line, Table, answer, rate
@@ -40,7 +48,7 @@ def command(
     """Check every byte of a checkpoint.
 
     Exit code 0 says that the file is whole, as it was written; 4 that it is not, and then each problem is listed with
-    its kind, its file offset, and the pages that it costs.
+    its kind, its file offset, and the pages that it costs. CHECKPOINT `-` is standard input.
 
     With --rebuild-index, what the blocks tell about themselves becomes a new checkpoint. CHECKPOINT stays as it is
     (--force applies to NEW), and what only the lost index knew is named.
@@ -64,6 +72,8 @@ def command(
             "--force says that --rebuild-index may overwrite NEW; without it there is no output"
         )
     if new is not None:
+        refuse_stream("the NEW of --rebuild-index", new)
+        refuse_stream("the CHECKPOINT of --rebuild-index", checkpoint)
         _rebuild(checkpoint, new, force=force, quiet=quiet, as_json=as_json)
         return
 
@@ -72,7 +82,7 @@ def command(
     with progress_bar("verifying", quiet=quiet or as_json) as progress:
         report = api.verify(checkpoint, jobs=jobs, progress=progress)
     if as_json or not quiet:
-        answer(_table(checkpoint, report), _values(report), as_json=as_json)
+        answer(_table(input_name(checkpoint), report), _values(report), as_json=as_json)
     if not report.ok:
         raise CorruptionError(_verdict(report.problems), path=checkpoint)
 
@@ -90,7 +100,7 @@ def _verdict(problems: "Sequence[Problem]") -> str:
     count = len(problems)
     found = f"{format_count(count)} problems" if count > 1 else "1 problem"
     return (
-        f"{found} found where there should be none; restore from another copy, or, if only the index is damaged, "
+        f"{found} found; restore from another copy, or, if only the index is damaged, "
         "save what the blocks hold with --rebuild-index NEW"
     )
 

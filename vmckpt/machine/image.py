@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vmckpt.checkpoint.format import Limits
 from vmckpt.errors import IoError, UsageError
 from vmckpt.machine.content import WORDS_PER_PAGE, PageMaker, Words
 from vmckpt.machine.plan import ImagePlan, PageClasses, contents_of, pieces_of, plan_image
 from vmckpt.machine.profile import DEFAULT_PROFILE
 from vmckpt.output import AtomicFile
 from vmckpt.pages import PAGE_BYTES
+from vmckpt.units import format_size
 
 __all__ = ["CreateReport", "PageClasses", "create_image"]
 
@@ -62,8 +64,8 @@ def create_image(
         progress: called now and then with the pages written and the pages to write.
 
     Raises:
-        UsageError: the size is not a positive multiple of the page size, a seed is out of range, or there is no such
-            profile.
+        UsageError: the size is not a positive multiple of the page size, or above 64 TiB; a seed is out of range; or
+            there is no such profile.
         IoError: the file exists already, or writing failed.
     """
     started_s = time.monotonic()
@@ -88,6 +90,11 @@ def _check(size_bytes: int, *, seed: int, common_seed: int) -> None:
     if size_bytes <= 0 or size_bytes % PAGE_BYTES:
         raise UsageError(
             f"a memory of {size_bytes} bytes cannot be made: expected a multiple of {PAGE_BYTES}, above zero"
+        )
+    if size_bytes > Limits.PAGES * PAGE_BYTES:
+        raise UsageError(
+            f"a memory of {size_bytes} bytes is more than vmckpt can save: "
+            f"expected at most {format_size(Limits.PAGES * PAGE_BYTES)}"
         )
     for name, value in (("seed", seed), ("common seed", common_seed)):
         if not 0 <= value < 1 << 64:

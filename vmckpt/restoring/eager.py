@@ -20,12 +20,12 @@ from vmckpt.errors import CorruptionError, IoError
 from vmckpt.hashing import pack_hashes, page_hashes
 from vmckpt.output import start_writeback
 from vmckpt.pages import PAGE_BYTES, PageRange
+from vmckpt.reports import Progress
 from vmckpt.restoring.image import ImagePlan
 from vmckpt.workers import Channel, Crew, affordable_workers
 
 __all__ = ["restore_image", "stream_image"]
 
-Progress = Callable[[int, int], None]
 
 _WRITE, _COPY = range(2)
 _AHEAD = 4  # storage blocks under way for each worker

@@ -11,7 +11,7 @@ each page or block only.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from vmckpt.checkpoint.block import MemoryBlock
@@ -20,17 +20,15 @@ from vmckpt.checkpoint.format import DUPLICATE, PATTERN, REFERENCE, STORED
 from vmckpt.checkpoint.writer import CheckpointWriter
 from vmckpt.hashing import Digest
 from vmckpt.pages import PAGE_BYTES, Source
-from vmckpt.reports import PageCounts
+from vmckpt.reports import PageCounts, Progress
 from vmckpt.saving.dedup import DedupTable
 from vmckpt.saving.order import batches
 from vmckpt.saving.slots import ENTRY, Slot, open_slots
 from vmckpt.saving.worker import ALL_ZERO, MESSAGE, PACK, PACKED, SCAN, SCANNED, Work
 from vmckpt.workers import Crew, affordable_workers
 
-__all__ = ["Progress", "Saved", "save_at_rest"]
+__all__ = ["Saved", "save_at_rest"]
 
-Progress = Callable[[int, int], None]
-"""(done bytes, total bytes)"""
 
 _BATCH_BYTES = 1 << 20
 _SLOTS_EACH = 3  # one being scanned, one being packed, one on the way

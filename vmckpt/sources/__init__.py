@@ -1,6 +1,7 @@
 r"""Anything that holds guest memory, opened by what it contains and never by what it is called.
 
-In: a path, or `-` for standard input. Out: a `Source` (`pages`). `save`, `sharing` and the commands call `open_source`.
+In: a path, or `-` for standard input. Out: a `Source` (`pages`). `api` and the machine call
+`open_source`; where nothing but a checkpoint will do, `api` calls `open_checkpoint`.
 
     path ─▶ descriptor ─┬─ can seek ───────────────▶ file ─▶ its bytes ─┬─ VMCKPT\x1a\n ─────▶ checkpoint.reader
                         └─ cannot: spooled (pipe) ─▶ file               ├─ \x7fELF ───────────▶ elf
@@ -8,16 +9,23 @@ In: a path, or `-` for standard input. Out: a `Source` (`pages`). `save`, `shari
                                                                         └─ anything else ──────▶ raw
 """
 
+# Annotations name a class that is imported late.
+from __future__ import annotations
+
 import errno
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from vmckpt.checkpoint.format import FOOTER, FOOTER_MAGIC, MAGIC
-from vmckpt.errors import IoError, SourceError, UsageError
-from vmckpt.pages import Source
+from vmckpt.errors import FormatError, IoError, SourceError, UsageError
+from vmckpt.pages import PAGE_BYTES, Source
 from vmckpt.sources.file import SourceFile
 
-__all__ = ["open_source"]
+if TYPE_CHECKING:
+    from vmckpt.checkpoint.reader import Checkpoint
+
+__all__ = ["open_checkpoint", "open_source"]
 
 _ELF_MAGIC = b"\x7fELF"
 # What people have lying about beside memory images. Taken for raw memory, each would be saved without a word.
@@ -47,6 +55,42 @@ def open_source(path: str) -> Source:
     except BaseException:
         file.close()
         raise
+
+
+def open_checkpoint(path: str) -> Checkpoint:
+    """Open the checkpoint at `path` (`-`: standard input), and refuse anything else.
+
+    Streams are copied to a temporary file first. Close the checkpoint in the end.
+
+    Raises:
+        FormatError: it is no checkpoint, or one that this version cannot read.
+        CorruptionError: it was cut short or damaged where opening looks.
+        IoError, SourceError, UsageError: as `open_source` says of what cannot be opened.
+    """
+    file = _open_file(path)
+    try:
+        head = file.head(len(MAGIC))
+        if head != MAGIC and not _ends_as_checkpoint(file):
+            raise FormatError(f"this is not a checkpoint: {_what_it_is(file, head)}", path=file.name)
+        from vmckpt.checkpoint.reader import Checkpoint  # noqa: PLC0415 - start-up: only what is needed
+
+        return Checkpoint.from_descriptor(file.detach(), file.name)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _what_it_is(file: SourceFile, head: bytes) -> str:
+    if not head:
+        return "it is empty"
+    for magic, what in _NO_MEMORY_IMAGE.items():
+        if head.startswith(magic):
+            return f"it is {what}"
+    if head.startswith(_ELF_MAGIC):
+        return "it is an ELF core; `vmckpt save` makes one of it"
+    if not file.size_bytes % PAGE_BYTES:
+        return "it is a raw image; `vmckpt save` makes one of it"
+    return f"it does not start as one, and with {file.size_bytes} bytes it is no memory image either"
 
 
 def _open_content(file: SourceFile) -> Source:
@@ -90,6 +134,8 @@ def _open_file(path: str) -> SourceFile:
 
 
 def _open_descriptor(path: str) -> int:
+    if not path:
+        raise IoError("cannot open the input: its name is empty")
     try:
         return os.dup(0) if path == "-" else os.open(path, os.O_RDONLY)
     except OSError as error:

@@ -5,12 +5,13 @@ In: a source. Out: ranges of pages with their hashes; pages in between are zero.
 
 import mmap
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from vmckpt.checkpoint.reader import Checkpoint
 from vmckpt.hashing import ZERO_PAGE_HASH, Digest, page_hashes
 from vmckpt.pages import PAGE_BYTES, PageRange, PageReader, Source
+from vmckpt.reports import Progress
 from vmckpt.workers import Channel, Crew
 
 __all__ = ["digest_of", "hash_pages"]
@@ -78,7 +79,7 @@ def _batches(source: Source) -> Iterator[PageRange]:
             yield PageRange(first, min(first + _BATCH_PAGES, end))
 
 
-def digest_of(source: Source, *, jobs: int, progress: Callable[[int, int], None] | None = None) -> bytes:
+def digest_of(source: Source, *, jobs: int, progress: Progress | None = None) -> bytes:
     """The digest of the source's memory; a checkpoint's follows from the hashes that it keeps.
 
     Raises:
