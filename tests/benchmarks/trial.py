@@ -55,7 +55,10 @@ def compare(bench: Bench, experiment: Experiment, image: Image) -> list[Result]:
         if experiment.subject in {"image", "raw image"}:
             warm(image.path)
         for number in range(bench.runs * experiment.run_factor + 1):
-            for entry in entries:
+            # Each round starts with another one: what the one before leaves behind (freed memory that a host takes
+            # back, dirty pages) must not always fall to the same.
+            first = number % len(entries)
+            for entry in (*entries[first:], *entries[:first]):
                 _take_turn(bench, experiment, entry, warm_up=number == 0)
             _say("." if number else "~")
     finally:

@@ -5,7 +5,7 @@ a block that does not shrink is stored raw. Decompressing never allocates more t
 bytes claim.
 
 `auto` stands for the fast level of zstd where a zstd module is at hand, else lz4: on real guests it saves in the same
-time as lz4 and 30 % smaller (docs/performance.md). `zstd` by name asks for the smallest file.
+time as lz4, 20-30 % smaller (docs/performance.md). `zstd` by name asks for the smallest file.
 """
 
 import functools
