@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from vmckpt.checkpoint.codec import CODEC_NAMES, Choice
-from vmckpt.checkpoint.format import Limits, SectionType
+from vmckpt.checkpoint.format import Header, Limits, SectionType
 from vmckpt.checkpoint.writer import CheckpointWriter, new_header
 from vmckpt.errors import CorruptionError, UsageError
 from vmckpt.hashing import fingerprint
@@ -17,7 +17,7 @@ from vmckpt.output import AtomicFile
 from vmckpt.pages import PAGE_BYTES, Source
 from vmckpt.reports import Progress, SaveReport
 from vmckpt.saving.order import block_numbers, ordered
-from vmckpt.saving.rest import save_at_rest
+from vmckpt.saving.rest import Saved, save_at_rest
 from vmckpt.units import format_size
 from vmckpt.version import __version__
 
@@ -98,15 +98,7 @@ def save_source(
         UsageError: the layout is not possible.
         IoError, ChangedError, CorruptionError, WorkerError: as `rest.save_at_rest` says.
     """
-    block_bytes = request.choice.memory_block_bytes
-    header = new_header(
-        source.layout,
-        codec=request.choice.codec,
-        memory_block_bytes=block_bytes,
-        storage_block_bytes=request.storage_block_bytes,
-        checkpoint_id=fingerprint(source.identity + repr(request._replace(jobs=0, force=False)).encode()),
-        created_ns=source.modified_ns,
-    )
+    header = _header(source, request)
     ranges = list(source.data_ranges())
     numbers = block_numbers(ranges, header.block_pages)
     with _output(path, request.force) as (fd, commit):
@@ -123,11 +115,7 @@ def save_source(
             progress=progress,
         )
         source.check_unchanged()
-        digest = saved.digest or carried.digest
-        if carried.digest and digest != carried.digest:
-            raise CorruptionError(
-                f"the memory's digest is {digest.hex()}, expected {carried.digest.hex()}", path=source.name
-            )
+        digest = _digest(saved, carried, source)
         active_pages = len(carried.active_pages)
         writer.finish(digest, saved.counts, active_pages=active_pages, sections=carried.sections)
         commit()
@@ -138,11 +126,34 @@ def save_source(
         pages=saved.counts,
         active_pages=active_pages,
         digest=digest.hex(),
-        codec=CODEC_NAMES[request.choice.codec],
-        memory_block_bytes=block_bytes,
-        storage_block_bytes=request.storage_block_bytes,
+        codec=CODEC_NAMES[header.codec],
+        memory_block_bytes=header.memory_block_bytes,
+        storage_block_bytes=header.storage_block_bytes,
         storage_blocks=writer.storage_blocks,
     )
+
+
+def _header(source: Source, request: Request) -> Header:
+    # What changes nothing in the file must change nothing in its id either.
+    what = repr(request._replace(jobs=0, force=False)).encode()
+    return new_header(
+        source.layout,
+        codec=request.choice.codec,
+        memory_block_bytes=request.choice.memory_block_bytes,
+        storage_block_bytes=request.storage_block_bytes,
+        checkpoint_id=fingerprint(source.identity + what),
+        created_ns=source.modified_ns,
+    )
+
+
+def _digest(saved: Saved, carried: Carried, source: Source) -> bytes:
+    """The digest computed on the way, which must be the one carried, if there is one; or that one."""
+    digest = saved.digest or carried.digest
+    if carried.digest and digest != carried.digest:
+        raise CorruptionError(
+            f"the memory's digest is {digest.hex()}, expected {carried.digest.hex()}", path=source.name
+        )
+    return digest
 
 
 @contextmanager
