@@ -304,8 +304,10 @@ def test_a_part_that_is_a_link_is_not_followed(tmp_path: Path, monkeypatch: pyte
 def test_write_back_is_advice_that_nothing_depends_on(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     try:
+        os.write(writing, b"content")
         start_writeback(writing, 0, 4096)
         start_writeback(-1, 0, 4096)
+        assert os.read(reading, 100) == b"content"
     finally:
         os.close(reading)
         os.close(writing)

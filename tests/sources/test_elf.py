@@ -88,7 +88,9 @@ def test_any_little_endian_machine_will_do(tmp_path: Path, machine: int) -> None
 
 def test_the_header_size_field_is_not_looked_at(tmp_path: Path) -> None:
     # Dumps of QEMU have 8 there.
-    opened(ElfCore([LOW], {"e_ehsize": 8}), tmp_path).close()
+    source = opened(ElfCore([LOW], {"e_ehsize": 8}), tmp_path)
+    assert read_all(source) == LOW.content
+    source.close()
 
 
 def test_the_number_of_program_headers_may_be_in_section_header_0(tmp_path: Path) -> None:
