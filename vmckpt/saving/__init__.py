@@ -5,7 +5,8 @@
     dedup       which pages were met before (bounded memory)
     slots       the shared memory between coordinator and workers
     worker      reads, classifies, confirms duplicates, compresses
-    rest        the coordinator for memory at rest: an image, a core, another checkpoint
+    pipeline    the coordinator: batches of memory blocks through workers and into the file
+    rest        what it is fed with for memory at rest: an image, a core, another checkpoint
 
 `api` calls `rest.save_at_rest`; what it writes goes through `checkpoint.writer`.
 """
