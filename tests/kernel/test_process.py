@@ -10,6 +10,7 @@ from vmckpt.kernel.process import (
     Peer,
     Pidfd,
     die_with_parent,
+    keep_only,
     name_process,
     peer_of,
     receive_descriptors,
@@ -207,3 +208,22 @@ def test_other_sockets_have_no_peer_process() -> None:
         pytest.raises(IoError, match="cannot tell who connected"),
     ):
         peer_of(connection)
+
+
+def test_a_child_keeps_the_descriptors_that_it_is_told_to_and_the_standard_ones() -> None:
+    kept, closed = os.open("/dev/null", os.O_RDONLY), os.open("/dev/null", os.O_RDONLY)
+    pid = os.fork()
+    if pid == 0:
+        # 0 stands for a memfd of a process that was started without standard input.
+        keep_only(kept, 0)
+        os._exit(
+            sum(
+                1 << bit
+                for bit, fd in enumerate((0, 2, kept, closed))
+                if os.path.exists(f"/proc/self/fd/{fd}")
+            )
+        )
+    _, status = os.waitpid(pid, 0)
+    os.close(kept)
+    os.close(closed)
+    assert os.waitstatus_to_exitcode(status) & 0b1100 == 0b0100

@@ -212,6 +212,12 @@ def test_arming_again_traps_the_next_write_and_no_read(trace: Trace) -> None:
     assert saver.news() == [Entry(vcpu, 6, write=True, copied=False) for vcpu in (0, 1)]
 
 
+def test_a_process_that_lives_confirms_it(trace: Trace) -> None:
+    saver = trace(Rule.ACCESS, Mode.CHECKPOINT)
+    for _ in range(3):
+        saver.handler.confirm()
+
+
 def test_much_is_armed_piece_by_piece_to_its_end(trace: Trace) -> None:
     saver = trace(Rule.WRITE, Mode.SUSPEND, pages=2500)
     pages = [0, 1023, 1024, 2047, 2048, 2499]
@@ -292,7 +298,8 @@ def test_when_the_process_is_killed_who_waits_goes_on_with_the_right_content(
     wait_for(saver.handler.fileno())
     with pytest.raises(WorkerError, match="killed by signal 9"):
         saver.handler.news()
-    for ask in (saver.handler.check, saver.handler.news, lambda: saver.handler.arm([PageRange(0, 1)])):
+    again = saver.handler
+    for ask in (again.check, again.confirm, again.news, lambda: again.arm([PageRange(0, 1)])):
         with pytest.raises(WorkerError, match=f"tracer process {saver.handler.pid} .* killed by signal 9"):
             ask()
 
@@ -335,7 +342,7 @@ class Broken:
 
     def let(self, trap: Trap, pages: PageRange, *, writes: bool) -> None: ...
 
-    def arm(self, _: PageRange) -> None:
+    def arm(self, _: PageRange, *, reads: bool = False) -> None:
         raise self.error
 
     def close(self) -> None:

@@ -138,6 +138,8 @@ def test_arming_sets_the_traces_of_writes_for_every_vcpu(setting: Setting) -> No
     setting.tracer.arm(PageRange(4, 8))
     assert setting.row(0)[3:9] == [0, BOTH, BOTH, WRITE, WRITE, 0]
     assert setting.row(1)[3:9] == [0, WRITE, WRITE, WRITE, WRITE, 0]
+    setting.tracer.arm(PageRange(5, 7), reads=True)
+    assert setting.row(1)[3:9] == [0, WRITE, BOTH, BOTH, WRITE, 0]
 
 
 @pytest.mark.parametrize(

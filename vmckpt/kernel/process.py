@@ -21,6 +21,7 @@ __all__ = [
     "Peer",
     "Pidfd",
     "die_with_parent",
+    "keep_only",
     "name_process",
     "peer_of",
     "receive_descriptors",
@@ -30,6 +31,8 @@ __all__ = [
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _NAME_BYTES = 15
+_FIRST_FD = 3  # after the standard ones
+_MOST_FDS = 1 << 16  # where the system knows no limit
 _DESCRIPTOR_LIMIT = 253  # SCM_MAX_FD: the most one message carries
 _DESCRIPTOR_BYTES = array.array("i").itemsize
 
@@ -69,6 +72,16 @@ def die_with_parent(parent_pid: int, signal_number: int = signal.SIGKILL) -> Non
         raise FeatureError(f"cannot follow the parent's end: {error.strerror}") from error
     if os.getppid() != parent_pid:
         raise WorkerError(f"the parent, process {parent_pid}, ended before its child had started")
+
+
+def keep_only(*fds: int) -> None:
+    """Close every other descriptor but the standard ones: what stays open in a child seems alive to who waits for its end."""
+    start = _FIRST_FD
+    for fd in sorted(fd for fd in fds if fd >= _FIRST_FD):
+        os.closerange(start, fd)
+        start = fd + 1
+    limit = os.sysconf("SC_OPEN_MAX")
+    os.closerange(start, limit if limit > 0 else _MOST_FDS)
 
 
 class Pidfd:

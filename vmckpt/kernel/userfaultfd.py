@@ -93,7 +93,9 @@ class Userfaultfd:
         return argument.ioctls
 
     def unregister(self, address: int, length_bytes: int) -> None:
-        """Trap nothing in the range any more, lift its write protection, and wake who waits there.
+        """Trap nothing in the range any more, and lift its write protection.
+
+        Who waits there for a missing page is woken; who waits to write to a protected page is not: call `wake`.
 
         Raises:
             IoError: the kernel refused.

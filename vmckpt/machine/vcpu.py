@@ -14,11 +14,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from vmckpt.errors import IoError, VmckptError, WorkerError
-from vmckpt.kernel.process import die_with_parent, name_process
+from vmckpt.kernel.process import die_with_parent, keep_only, name_process
 from vmckpt.machine.link import Link, Message
 from vmckpt.machine.operations import Operations, Share
 from vmckpt.machine.processor import ATTENTION, LIVE_OPS, Attach, Command, Place, Processor
@@ -28,7 +28,7 @@ from vmckpt.machine.state import VcpuState
 __all__ = ["Role", "Vcpu"]
 
 _FAILED = "failed"
-_MOST_FDS = 1 << 16  # where the system knows no limit
+_SILENCE_S = 0.05
 
 
 class Role(NamedTuple):
@@ -76,6 +76,11 @@ class Vcpu:
         """Operations since boot; a moment old while it runs."""
         return self._control[LIVE_OPS] if self.pid else self.state.ops
 
+    @property
+    def pulse(self) -> tuple[int, int]:
+        """Changes as long as it gets on, be it by less than a slice of operations: who traps sleeps, and is switched."""
+        return self.ops, _switches_of(self.pid)
+
     def post(self, name: str, values: Mapping[str, object], descriptors: Sequence[int] = ()) -> int:
         """Send a request; the number to `take` its answer with.
 
@@ -93,14 +98,24 @@ class Vcpu:
         self._control[ATTENTION] = 1
         return self._number
 
-    def take(self, number: int, *, timeout_s: float) -> Message:
+    def take(
+        self, number: int, *, timeout_s: float, meanwhile: Callable[[], object] = lambda: None
+    ) -> Message:
         """Wait for the answer to request `number`; the caller owns the descriptors that came with it.
+
+        Args:
+            number: as `post` gave it.
+            timeout_s: how long to wait.
+            meanwhile: called some times in a second while there is none.
 
         Raises:
             WorkerError: the vCPU has ended, or does not answer in time.
         """
         deadline_s = time.monotonic() + timeout_s
-        while self._link.wait(deadline_s - time.monotonic()):
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            if not self._link.wait(min(left_s, _SILENCE_S)):
+                meanwhile()
+                continue
             message = self.hear()
             if message.number == number:
                 return message
@@ -154,6 +169,14 @@ class Vcpu:
         raise WorkerError(f"vCPU {self.index} (process {pid}) ended after {self.state.ops} operations: {how}")
 
 
+def _switches_of(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as lines:
+            return sum(int(line.split()[1]) for line in lines if "voluntary_ctxt_switches:" in line)
+    except (OSError, ValueError):
+        return 0
+
+
 def _name_of(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -170,7 +193,7 @@ def _live(role: Role, link: Link, parent_pid: int) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)
         die_with_parent(parent_pid)
         name_process("vmckpt-vcpu")
-        _keep_only(role.ram.fd, link.fileno())
+        keep_only(role.ram.fd, link.fileno())
         memory = role.ram.map()
         place = Place(role.share, memory, memory.view.cast("Q"))
         Processor(
@@ -191,13 +214,3 @@ def _live(role: Role, link: Link, parent_pid: int) -> NoReturn:
         sys.stderr.flush()
     finally:
         os._exit(code)
-
-
-def _keep_only(*fds: int) -> None:
-    """Close every other descriptor but the standard ones: sockets that stay open here would seem alive elsewhere."""
-    start = 3
-    for fd in sorted(fds):
-        os.closerange(start, fd)
-        start = fd + 1
-    limit = os.sysconf("SC_OPEN_MAX")
-    os.closerange(start, limit if limit > 0 else _MOST_FDS)

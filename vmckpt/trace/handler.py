@@ -4,10 +4,11 @@
           ◀─ news (eventfd) ─────
           ◀─ journal (shared) ──▶
 
-While the process lives, traces were in place all the time. When it ends, for whatever reason, the last copies of its
-descriptors close, all traces are lifted, and the vCPUs go on with the right content; nothing that is read after that is
-known to be exact, so `news`, `arm` and `check` raise. It ends with the saver, however that ends: the saver's end of
-the socket closes, and the kernel kills it with its parent.
+While the process lives, traces were in place all the time. When it ends, for whatever reason, its copies of their
+descriptors close; should they be the last ones, all traces are lifted, and the vCPUs go on with the right content; nothing
+that is read after that is known to be exact, so `news`, `arm` and `check` raise. A process closes its descriptors a
+moment before it is seen to have ended: `confirm`, which it answers, is what proves that it was alive. It ends with the
+saver, however that ends: the saver's end of the socket closes, and the kernel kills it with its parent.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from vmckpt.errors import VmckptError, WorkerError
-from vmckpt.kernel.process import Pidfd, die_with_parent, name_process
+from vmckpt.kernel.process import Pidfd, die_with_parent, keep_only, name_process
 from vmckpt.pages import PageRange
 from vmckpt.trace.journal import Entry, Journal
 from vmckpt.trace.respond import responder
@@ -35,7 +36,6 @@ __all__ = ["Entry", "Handler"]
 _NAME = "vmckpt-tracer"
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)  # the saver decides what they mean
 _END_S = 5.0
-_MOST_FDS = 1 << 16  # where the system knows no limit
 _REASON_BYTES = 1 << 12
 
 
@@ -114,8 +114,12 @@ class Handler:
             os.eventfd_read(fd)
         return self._journal.entries()
 
-    def arm(self, ranges: Iterable[PageRange]) -> None:
+    def arm(self, ranges: Iterable[PageRange], *, reads: bool = False) -> None:
         """Trap writes to these pages again; returns when all of them do. Traps are answered meanwhile.
+
+        Args:
+            ranges: which.
+            reads: reads too, as far as `Tracer.arm` can.
 
         Raises:
             WorkerError: the process has ended.
@@ -124,10 +128,10 @@ class Handler:
         for pages in _joined(ranges):
             request.append(pages)
             if len(request) == MOST_RANGES:
-                self._request(request)
+                self._request(request, reads=reads)
                 request = []
         if request:
-            self._request(request)
+            self._request(request, reads=reads)
 
     def check(self) -> None:
         """Do nothing while the process lives.
@@ -138,9 +142,17 @@ class Handler:
         if self._pidfd is None or self._pidfd.wait(0):
             self._raise_end()
 
-    def _request(self, ranges: list[PageRange]) -> None:
+    def confirm(self) -> None:
+        """Return when the process has said that it lives: up to this call, no trace was missing.
+
+        Raises:
+            WorkerError: the process has ended.
+        """
+        self._request([], reads=False)
+
+    def _request(self, ranges: list[PageRange], *, reads: bool) -> None:
         try:
-            self._socket.sendall(pack_request(ranges))
+            self._socket.sendall(pack_request(ranges, reads=reads))
         except OSError:
             self._raise_end()
         self._await(ARMED)
@@ -219,7 +231,7 @@ def _live(
             signal.signal(number, signal.SIG_IGN)
         die_with_parent(parent_pid)
         name_process(_NAME)
-        _keep_only(memory_fd, ends.requests.fileno(), ends.news_fd, *tracer.descriptors())
+        keep_only(memory_fd, ends.requests.fileno(), ends.news_fd, *tracer.descriptors())
         make_ready = journal.make_ready if mode is Mode.CHECKPOINT else _nothing  # nothing is copied else
         serve(tracer, responder(tracer, journal, rule, mode, memory_fd), ends, make_ready)
         code = 0
@@ -242,13 +254,3 @@ def _nothing() -> bool:
 def _tell(ends: Ends, reason: str) -> None:
     with contextlib.suppress(OSError):
         ends.requests.sendall(FAILED + reason.encode())
-
-
-def _keep_only(*fds: int) -> None:
-    """Close every other descriptor but the standard ones: a copy of the saver's end here would hide its end."""
-    start = 3
-    for fd in sorted(fd for fd in fds if fd >= start):  # closerange up to 0 would close all there are
-        os.closerange(start, fd)
-        start = fd + 1
-    limit = os.sysconf("SC_OPEN_MAX")
-    os.closerange(start, limit if limit > 0 else _MOST_FDS)

@@ -4,7 +4,7 @@
     │         └─ none: a piece of slots for the next copies ─┘                                     │
     └──────────────────────────────────────────────────────────────────────────────────────────────┘
 
-    request    saver ─▶ tracer    number of ranges, then each one's first and end page (u64)
+    request    saver ─▶ tracer    number of ranges (and a bit: reads too), then each one's first and end page (u64)
     answer     tracer ─▶ saver    READY once, when the first trap can come; ARMED for each request
 
 A vCPU waits for each trap, so the answer comes first, the news after the batch, and arming goes by pieces of a few MiB
@@ -29,6 +29,7 @@ READY, ARMED, FAILED = b"r", b"a", b"f"
 MOST_RANGES = 4096
 """In one request."""
 _COUNT, _RANGE = struct.Struct("<Q"), struct.Struct("<QQ")
+_READS = 1 << 63
 _PIECE_PAGES = 1024
 _READ_BYTES = 1 << 16
 
@@ -41,9 +42,11 @@ class Ends(NamedTuple):
     """An eventfd."""
 
 
-def pack_request(ranges: list[PageRange]) -> bytes:
-    """A request to arm up to MOST_RANGES ranges."""
-    return _COUNT.pack(len(ranges)) + b"".join(_RANGE.pack(*pages) for pages in ranges)
+def pack_request(ranges: list[PageRange], *, reads: bool) -> bytes:
+    """A request to arm up to MOST_RANGES ranges; `reads` as in `Tracer.arm`."""
+    return _COUNT.pack(len(ranges) | (_READS if reads else 0)) + b"".join(
+        _RANGE.pack(*pages) for pages in ranges
+    )
 
 
 class _Requests:
@@ -52,7 +55,7 @@ class _Requests:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._rest = b""
-        self._pieces: deque[PageRange | None] = deque()  # None: a request ends here
+        self._pieces: deque[tuple[PageRange, bool] | None] = deque()  # None: a request ends here
 
     def __bool__(self) -> bool:
         return bool(self._pieces)
@@ -62,24 +65,24 @@ class _Requests:
         received = self._socket.recv(_READ_BYTES)
         self._rest += received
         while len(self._rest) >= _COUNT.size:
-            end = _COUNT.size + _COUNT.unpack_from(self._rest)[0] * _RANGE.size
+            (count,) = _COUNT.unpack_from(self._rest)
+            end = _COUNT.size + (count & ~_READS) * _RANGE.size
             if len(self._rest) < end:
                 break
             for first, last in _RANGE.iter_unpack(self._rest[_COUNT.size : end]):
                 for start in range(first, last, _PIECE_PAGES):
-                    self._pieces.append(PageRange(start, min(start + _PIECE_PAGES, last)))
+                    self._pieces.append((PageRange(start, min(start + _PIECE_PAGES, last)), count >= _READS))
             self._pieces.append(None)
             self._rest = self._rest[end:]
         return bool(received)
 
-    def step(self, arm: Callable[[PageRange], None]) -> None:
-        """Arm one piece, and say so if it was a request's last."""
+    def step(self, tracer: Tracer) -> None:
+        """Arm one piece, or say that a request is done."""
         piece = self._pieces.popleft()
-        if piece is not None:
-            arm(piece)
-        while self._pieces and self._pieces[0] is None:
-            self._pieces.popleft()
+        if piece is None:
             self._socket.sendall(ARMED)
+        else:
+            tracer.arm(piece[0], reads=piece[1])
 
 
 def serve(
@@ -98,7 +101,7 @@ def serve(
         OSError: the saver is gone.
     """
     requests, requests_fd, news_fd = _Requests(ends.requests), ends.requests.fileno(), ends.news_fd
-    traps_of, arm = tracer.traps, tracer.arm
+    traps_of = tracer.traps
     poll = select.poll()
     for fd in (*tracer.descriptors(), requests_fd):
         poll.register(fd, select.POLLIN)
@@ -126,4 +129,4 @@ def serve(
         elif behind:
             behind = make_ready()
         if requests:
-            requests.step(arm)
+            requests.step(tracer)

@@ -40,6 +40,7 @@ GO_ON = b"\0"
 # Tables of bytes.translate: what becomes of each byte of the table.
 _WITHOUT_READ = bytes(byte & ~READ for byte in range(256))
 _WITH_WRITE = bytes(byte | WRITE for byte in range(256))
+_WITH_BOTH = bytes(byte | READ | WRITE for byte in range(256))
 
 
 def create_table(page_count: int, vcpus: int) -> int:
@@ -140,11 +141,12 @@ class SoftwareTracer:
         with contextlib.suppress(BlockingIOError, ConnectionError):  # it has ended, or waits for nothing
             self._sockets[trap.vcpu].send(GO_ON)
 
-    def arm(self, pages: PageRange) -> None:
+    def arm(self, pages: PageRange, *, reads: bool = False) -> None:
         """See `Tracer`; who touched memory just now may not have seen it yet (see above)."""
         start, end = pages
+        armed = _WITH_BOTH if reads else _WITH_WRITE
         for row in self._rows:
-            row[start:end] = bytes(row[start:end]).translate(_WITH_WRITE)
+            row[start:end] = bytes(row[start:end]).translate(armed)
 
     def close(self) -> None:
         """See `Tracer`."""

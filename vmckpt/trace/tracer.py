@@ -50,8 +50,13 @@ class Tracer(Protocol):
             IoError: the kernel refused.
         """
 
-    def arm(self, pages: PageRange) -> None:
+    def arm(self, pages: PageRange, *, reads: bool = False) -> None:
         """Trap writes to `pages` again, in every vCPU's mapping; reads as they do now.
+
+        Args:
+            pages: which.
+            reads: reads too, where the tracer can do that by itself: in a mapping that the kernel traces, only the
+                vCPU can, by unmapping the page.
 
         Raises:
             IoError: the kernel refused.

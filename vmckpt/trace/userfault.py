@@ -132,7 +132,7 @@ class UserfaultTracer:
             with contextlib.suppress(_Absent):  # not registered for protection: then nothing is protected
                 mapping.protect(start, end, on=False)
 
-    def arm(self, pages: PageRange) -> None:
+    def arm(self, pages: PageRange, *, reads: bool = False) -> None:  # noqa: ARG002 reads are the vCPU's to arm
         """See `Tracer`; takes 3 ms for each GiB of a vCPU that maps nothing yet, and 10 where all is mapped."""
         for mapping in self._mappings:
             mapping.again = 0
