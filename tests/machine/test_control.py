@@ -16,8 +16,10 @@ import pytest
 from tests.machine.machines import boot, children, open_fds
 from vmckpt.errors import IoError, SourceError, UsageError, VmckptError
 from vmckpt.layout import PAGE_BYTES, Layout
+from vmckpt.machine import client as client_module
 from vmckpt.machine import control as control_module
-from vmckpt.machine.client import ask
+from vmckpt.machine.client import Conversation, ask
+from vmckpt.machine.connection import Caller
 from vmckpt.machine.control import MOST_CLIENTS, MOST_REQUEST_BYTES, PATIENCE_S, ControlServer
 from vmckpt.machine.machine import MachineStatus
 from vmckpt.machine.ram import Ram
@@ -79,11 +81,31 @@ def path(tmp_path: Path) -> Iterator[str]:
         yield "vm.sock"
 
 
+def hand_over(values: Mapping[str, object], caller: Caller) -> Mapping[str, object]:
+    """The reading ends of some pipes, each with a number to read."""
+    count = values["count"]
+    assert isinstance(count, int)
+    for number in range(count):
+        reading, writing = os.pipe()
+        os.write(writing, str(number).encode())
+        os.close(writing)
+        caller.descriptors.append(reading)
+    if values.get("refuse"):
+        raise UsageError("after all, no")
+    return {"padding": "x" * int(str(values.get("padding", 0)))}
+
+
 @pytest.fixture
 def standin(path: str) -> Iterator[Standin]:
     machine = Standin()
     server = ControlServer(path)
-    server.serve(machine, {"echo": dict})
+
+    def remember(values: Mapping[str, object], caller: Caller) -> Mapping[str, object]:
+        caller.at_end = lambda: machine.told.append(f"the end of {values['name']}")
+        return {"caller": id(caller), "gone": caller.has_gone()}
+
+    handlers = {"echo": lambda values, _: dict(values), "hand over": hand_over, "remember": remember}
+    server.serve(machine, handlers)
     thread = threading.Thread(target=machine.serve, args=(server,))
     thread.start()
     yield machine
@@ -282,6 +304,139 @@ def test_clients_are_limited_in_number(standin: Standin, path: str) -> None:
 
 def test_the_socket_is_its_owners_only(standin: Standin, path: str) -> None:
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+def told(standin: Standin, what: str) -> None:
+    """Wait until the machine was told that."""
+    deadline_s = time.monotonic() + SOON_S
+    while what not in standin.told:
+        assert time.monotonic() < deadline_s
+
+
+def test_a_conversation_is_one_connection(standin: Standin, path: str) -> None:
+    with Conversation(path) as one, Conversation(path) as other:
+        callers = [each.ask("remember", {"name": "x"}).values for each in (one, one, other)]
+        assert callers[0]["caller"] == callers[1]["caller"] != callers[2]["caller"]
+        assert not callers[0]["gone"]
+        assert one.ask("echo", {"number": 7}).values["number"] == 7
+        with pytest.raises(UsageError, match="there is no request 'fly'"):
+            one.ask("fly")
+        assert one.ask("status").descriptors == []
+
+
+@pytest.mark.parametrize("padding", [0, 1_000_000], ids=["in one part", "in parts"])
+def test_descriptors_come_with_the_answer(standin: Standin, path: str, padding: int) -> None:
+    before = open_fds()
+    with Conversation(path) as conversation:
+        for count in (3, 17, 1):
+            answer = conversation.ask("hand over", {"count": count, "padding": padding})
+            assert [os.read(fd, 10) for fd in answer.descriptors] == [
+                str(number).encode() for number in range(count)
+            ]
+            assert not any(os.get_inheritable(fd) for fd in answer.descriptors)
+            for fd in answer.descriptors:
+                os.close(fd)
+        with pytest.raises(UsageError, match="after all, no"):
+            conversation.ask("hand over", {"count": 5, "refuse": True})
+        conversation.ask("remember", {"name": "this"})
+    told(standin, "the end of this")
+    assert open_fds() == before
+
+
+def test_descriptors_that_nobody_takes_are_closed(standin: Standin, path: str) -> None:
+    before = open_fds()
+    with connect(path) as connection:  # does not read, and leaves with the answer half sent
+        connection.sendall(b'{"do": "remember", "name": "this"}\n')
+        connection.sendall(b'{"do": "hand over", "count": 9, "padding": 5000000}\n' * 2)
+    told(standin, "the end of this")
+    with connect(path) as connection:  # reads, but takes no descriptors: the kernel closes them
+        connection.sendall(b'{"do": "hand over", "count": 2}\n')
+        assert connection.recv(1 << 16).endswith(b"\n")
+    ask(path, "status")
+    deadline_s = time.monotonic() + SOON_S
+    while open_fds() != before:
+        assert time.monotonic() < deadline_s
+
+
+@pytest.mark.parametrize("leave", ["close", "half close", "garbage", "half a request"])
+def test_who_asked_to_be_told_is_told_of_the_end_of_a_connection(
+    standin: Standin, path: str, monkeypatch: pytest.MonkeyPatch, leave: str
+) -> None:
+    monkeypatch.setattr(control_module, "PATIENCE_S", 0.05 if leave == "half a request" else PATIENCE_S)
+    with connect(path) as connection:
+        assert talk(connection, b'{"do": "remember", "name": "this"}\n')[0]["ok"]
+        assert standin.told == []
+        if leave == "close":
+            connection.close()
+        elif leave == "half close":
+            connection.shutdown(socket.SHUT_WR)
+        else:
+            connection.sendall(b"nonsense\n" if leave == "garbage" else b"{")
+            rest_of(connection)
+        told(standin, "the end of this")
+        assert standin.told == ["the end of this"]
+
+
+def test_a_conversation_goes_over_a_connection_that_was_there_already() -> None:
+    machine = Standin()
+    ours, theirs = socket.socketpair()
+
+    def remember(_: Mapping[str, object], caller: Caller) -> Mapping[str, object]:
+        caller.at_end = lambda: machine.told.append("the end")
+        return {}
+
+    with ControlServer(None) as server:
+        server.serve(machine, {"remember": remember})
+        server.adopt(theirs)
+        thread = threading.Thread(target=machine.serve, args=(server,))
+        thread.start()
+        with Conversation.over(ours) as conversation:
+            assert conversation.ask("remember").values["ops"] == 30
+            machine.stopping.set()
+            thread.join()
+            server.close()
+            assert machine.told == ["the end"]
+            with pytest.raises(IoError, match="the machine has ended"):
+                conversation.ask("status")
+        assert conversation.fileno() == -1
+
+
+@pytest.mark.parametrize(
+    ("said", "error_class"),
+    [
+        (b"", IoError),
+        (b'{"id": 1, "ok": tr', IoError),
+        (b"hello\n", SourceError),
+        (b'{"id": 2, "ok": true, "answer": {}}\n', SourceError),
+        (b'{"id": [], "ok": true, "answer": {}}\n', SourceError),
+        (b'{"id": 1, "ok": true, "answer": []}\n', SourceError),
+        (b"x" * 100_000, SourceError),
+        (b'{"id": null, "ok": false, "error": {"kind": "UsageError", "message": "full"}}\n', UsageError),
+        (b'{"id": 1, "ok": false, "error": {"kind": "SystemExit", "message": "ha"}}\n', VmckptError),
+    ],
+)
+def test_what_is_said_in_a_conversation_is_checked(
+    monkeypatch: pytest.MonkeyPatch, said: bytes, error_class: type[VmckptError]
+) -> None:
+    monkeypatch.setattr(client_module, "_MOST_ANSWER_BYTES", 1000)
+    before = open_fds()
+    ours, theirs = socket.socketpair()
+    with theirs, Conversation.over(ours) as conversation:
+        socket.send_fds(theirs, [said or b"\0"], [0, 1])
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(error_class):
+            conversation.ask("status")
+    assert open_fds() == before
+
+
+def test_a_machine_that_does_not_answer_ends_a_conversation_by_a_timeout() -> None:
+    ours, theirs = socket.socketpair()
+    with (
+        theirs,
+        Conversation.over(ours, timeout_s=0.05) as conversation,
+        pytest.raises(IoError, match="in time"),
+    ):
+        conversation.ask("status")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

@@ -9,7 +9,6 @@ read. The server has no thread: the machine watches its descriptors. `client` is
 """
 
 import contextlib
-import json
 import os
 import select
 import socket
@@ -21,6 +20,7 @@ from typing import Protocol, Self
 
 from vmckpt.errors import UsageError, VmckptError
 from vmckpt.kernel.process import peer_of
+from vmckpt.machine.connection import Caller, Client, Handler, line_of, parse
 from vmckpt.machine.listener import Listener
 from vmckpt.machine.machine import MachineStatus
 
@@ -30,7 +30,6 @@ __all__ = [
     "PATIENCE_S",
     "ControlServer",
     "Controlled",
-    "Handler",
 ]
 
 MOST_REQUEST_BYTES = 1 << 16
@@ -43,9 +42,6 @@ PATIENCE_S = 10.0
 _PROTOCOL = 1
 _READ_BYTES = 1 << 16
 _GOODBYE_S = 1.0
-
-Handler = Callable[[Mapping[str, object]], Mapping[str, object]]
-"""What a request does: its values but for `id` and `do` in, the answer out; raises VmckptError to refuse."""
 
 
 class Controlled(Protocol):
@@ -70,51 +66,45 @@ class Controlled(Protocol):
         """End `watch`."""
 
 
-class _Client:
-    """A connection: what it has sent of its next request, and what it has not read of its answers."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.received = bytearray()
-        self.unsent = b""
-        self.busy_since_s: float | None = None
-        self.leaving = False
-
-    def is_busy(self) -> bool:
-        return bool(self.received or self.unsent)
-
-
 class ControlServer:
     """Listens at a path. Close it in the end: that removes the socket.
 
     Attributes:
-        path: of the socket.
+        path: of the socket; None where it only serves connections that it is given.
     """
 
-    def __init__(self, path: str) -> None:
-        """Make the socket; a stale one, where nobody listens any more, is replaced.
+    def __init__(self, path: str | None) -> None:
+        """Make the socket, if there is to be one; a stale one, where nobody listens any more, is replaced.
 
         Raises:
             UsageError: the path is too long for a socket.
             IoError: somebody listens there, something else has that name, or the directory cannot be written.
         """
         self.path = path
-        self._listener = Listener(path)
+        self._listener = None if path is None else Listener(path)
         self._machine: Controlled | None = None
         self._handlers: Mapping[str, Handler] = MappingProxyType({})
-        self._clients: dict[int, _Client] = {}
+        self._clients: dict[int, Client] = {}
 
     def serve(self, machine: Controlled, handlers: Mapping[str, Handler] = MappingProxyType({})) -> None:
         """Answer from now on, whenever the machine waits; `handlers` are requests beside status, pause, resume and stop."""
         self._machine = machine
         self._handlers = {
-            "status": lambda _: {},
-            "pause": lambda _: self._do(machine.pause),
-            "resume": lambda _: self._do(machine.resume),
-            "stop": lambda _: self._do(machine.stop),
+            "status": lambda *_: {},
+            "pause": lambda *_: self._do(machine.pause),
+            "resume": lambda *_: self._do(machine.resume),
+            "stop": lambda *_: self._do(machine.stop),
             **handlers,
         }
-        machine.watch(self._listener.fileno(), select.POLLIN, self._accept)
+        if self._listener is not None:
+            machine.watch(self._listener.fileno(), select.POLLIN, self._accept)
+
+    def adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that was made otherwise, too; call `serve` before."""
+        connection.setblocking(False)
+        client = Client(connection)
+        self._clients[connection.fileno()] = client
+        self._watch(client)
 
     @staticmethod
     def _do(action: Callable[[], None]) -> Mapping[str, object]:
@@ -130,18 +120,17 @@ class ControlServer:
 
     def _accept(self, events: int) -> None:
         del events
+        assert self._listener is not None
         connection = self._listener.accept()
         if connection is None:
             return
         refusal = self._refusal_of(connection)
         if refusal is not None:
             with contextlib.suppress(OSError):
-                connection.send(_line(None, refusal))
+                connection.send(line_of(None, refusal))
             connection.close()
             return
-        client = _Client(connection)
-        self._clients[connection.fileno()] = client
-        self._watch(client)
+        self.adopt(connection)
 
     def _refusal_of(self, connection: socket.socket) -> VmckptError | None:
         try:
@@ -156,13 +145,13 @@ class ControlServer:
             return UsageError(f"{MOST_CLIENTS} clients are connected already: no more are served")
         return None
 
-    def _watch(self, client: _Client) -> None:
+    def _watch(self, client: Client) -> None:
         # Who does not read is not read from.
         events = select.POLLOUT if client.unsent else select.POLLIN
         assert self._machine is not None
         self._machine.watch(client.connection.fileno(), events, partial(self._attend, client))
 
-    def _attend(self, client: _Client, events: int) -> None:
+    def _attend(self, client: Client, events: int) -> None:
         try:
             if not client.unsent and events & (select.POLLIN | select.POLLHUP | select.POLLERR):
                 self._read(client)
@@ -182,7 +171,7 @@ class ControlServer:
             client.busy_since_s = time.monotonic()
         self._watch(client)
 
-    def _read(self, client: _Client) -> None:
+    def _read(self, client: Client) -> None:
         try:
             received = client.connection.recv(_READ_BYTES)
         except BlockingIOError:
@@ -195,59 +184,65 @@ class ControlServer:
             error = UsageError(f"the request is too long: expected {MOST_REQUEST_BYTES} bytes at most")
             self._part(client, error)
 
-    def _answer_next(self, client: _Client) -> None:
+    def _answer_next(self, client: Client) -> None:
         line, _, rest = bytes(client.received).partition(b"\n")
         client.received = bytearray(rest)
         client.busy_since_s = None
         try:
-            number, do, values = _parse(line)
+            number, do, values = parse(line)
         except VmckptError as error:
             self._part(client, error)
             return
         try:
-            client.unsent = _line(number, self._act(do, values))
+            client.unsent = line_of(number, self._act(do, values, client.caller))
         except VmckptError as error:
-            client.unsent = _line(number, error)
+            client.caller.close_descriptors()
+            client.unsent = line_of(number, error)
 
-    def _act(self, do: str, values: Mapping[str, object]) -> Mapping[str, object]:
+    def _act(self, do: str, values: Mapping[str, object], caller: Caller) -> Mapping[str, object]:
         handler = self._handlers.get(do)
         if handler is None:
             raise UsageError(f"there is no request {do!r:.40}: choose one of {', '.join(self._handlers)}")
         if values and do in {"status", "pause", "resume", "stop"}:
             raise UsageError(f"the request {do} takes no values, and got {', '.join(sorted(values)):.80}")
         assert self._machine is not None
-        answer = handler(values)
+        answer = handler(values, caller)
         return {"protocol": _PROTOCOL, "pid": os.getpid(), **self._machine.status()._asdict(), **answer}
 
-    def _part(self, client: _Client, error: VmckptError) -> None:
+    def _part(self, client: Client, error: VmckptError) -> None:
         """Say why, and close once that is read: nobody knows where the next request would start."""
         client.received.clear()
-        client.unsent = _line(None, error)
+        client.unsent = line_of(None, error)
         client.leaving = True
 
-    def _flush(self, client: _Client) -> None:
+    def _flush(self, client: Client) -> None:
         with contextlib.suppress(BlockingIOError):
             while client.unsent:
-                client.unsent = client.unsent[client.connection.send(client.unsent) :]
+                sent = socket.send_fds(client.connection, [client.unsent], client.caller.descriptors)
+                client.caller.close_descriptors()
+                client.unsent = client.unsent[sent:]
 
-    def _drop(self, client: _Client) -> None:
+    def _drop(self, client: Client) -> None:
         assert self._machine is not None
         fd = client.connection.fileno()
         self._machine.unwatch(fd)
         del self._clients[fd]
+        client.caller.close_descriptors()
         client.connection.close()
+        if client.caller.at_end is not None:
+            client.caller.at_end()
 
     def close(self) -> None:
         """Remove the socket, and part with all clients. Closing twice is fine."""
-        if self._listener.fileno() < 0:
-            return
-        if self._machine is not None:
-            self._machine.unwatch(self._listener.fileno())
-        self._listener.close()
+        if self._listener is not None and self._listener.fileno() >= 0:
+            if self._machine is not None:
+                self._machine.unwatch(self._listener.fileno())
+            self._listener.close()
         for client in list(self._clients.values()):
             with contextlib.suppress(OSError):
                 client.connection.settimeout(_GOODBYE_S)
-                client.connection.sendall(client.unsent)
+                if client.unsent:
+                    client.connection.sendall(client.unsent)
             self._drop(client)
 
     def __enter__(self) -> Self:
@@ -255,25 +250,3 @@ class ControlServer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _parse(line: bytes) -> tuple[int | str | None, str, Mapping[str, object]]:
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UsageError("the request is no JSON") from error
-    if not isinstance(values, dict):
-        raise UsageError("the request is no JSON object")
-    number, do = values.pop("id", None), values.pop("do", None)
-    if not isinstance(number, int | str | None) or not isinstance(do, str):
-        raise UsageError('the request names nothing to do: expected {"id": number or text, "do": text}')
-    return number, do, values
-
-
-def _line(number: int | str | None, answer: Mapping[str, object] | VmckptError) -> bytes:
-    body: dict[str, object] = {"id": number}
-    if isinstance(answer, VmckptError):
-        body |= {"ok": False, "error": {"kind": type(answer).__name__, "message": str(answer)}}
-    else:
-        body |= {"ok": True, "answer": answer}
-    return json.dumps(body, separators=(",", ":")).encode() + b"\n"

@@ -7,7 +7,8 @@
 
 The supervisor is one thread, and sleeps in `wait`; whoever else has a descriptor to serve there has it watched (the
 control socket does). `attach` and `commands` are where a tracer comes in: what they name runs in the vCPUs' processes
-(see `processor`). While a save or a restore works on the machine, it says so in `activity`.
+(see `processor`; those that a save needs, `tracing`, every machine has). While a save or a restore works on the machine,
+it says so in `activity`, and `wait` goes on.
 
 Longer than most modules: all of it keeps one invariant, that a machine that lost a vCPU stops, and says nothing inexact.
 """
@@ -29,6 +30,7 @@ from vmckpt.machine.processor import WORDS, Attach, Command, plain
 from vmckpt.machine.ram import Ram
 from vmckpt.machine.recording import Recording
 from vmckpt.machine.state import MachineState
+from vmckpt.machine.tracing import Tracing
 from vmckpt.machine.vcpu import Role, Vcpu
 
 __all__ = ["Machine", "MachineStatus"]
@@ -59,6 +61,7 @@ class Machine:
     Attributes:
         ram: its memory, which it owns.
         activity: None, or what goes on beside running: `saving` or `restoring`.
+        while_waiting: called now and then while a vCPU owes an answer; it may not ask vCPUs anything.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class Machine:
             state: of boot, or as `state` of another machine gave it.
             recording: what the workload `trace` replays.
             attach: called in each vCPU's process with its mapping, before its first operation.
-            commands: what `call` can have vCPUs do, by name, beside pause, resume and stop.
+            commands: what `call` can have vCPUs do, by name, beside pause, resume, stop and `tracing`.
 
         Raises:
             UsageError: the state is of another recording.
@@ -89,10 +92,11 @@ class Machine:
             )
         self.ram = ram
         self.activity: str | None = None
+        self.while_waiting: Callable[[], object] = lambda: None
         self._boot = state
         self._recording = recording
         self._attach = attach
-        self._commands = commands
+        self._commands = {**Tracing().commands(), **commands}
         self._vcpus: list[Vcpu] = []
         self._until_ops: int | None = None
         self._paused = True
@@ -147,6 +151,22 @@ class Machine:
         return self.activity or ("paused" if self.at_rest else "running")
 
     @property
+    def paused(self) -> bool:
+        """Whether it waits for `resume`."""
+        return self._paused
+
+    @property
+    def vcpu_count(self) -> int:
+        """How many vCPUs it has."""
+        return len(self._boot.vcpus)
+
+    @property
+    def pulses(self) -> list[tuple[int, int] | None]:
+        """Of each vCPU something that changes as long as it gets on; None where it has no operations to do now."""
+        at_rest = self._paused or self._stopped
+        return [None if at_rest or vcpu.reached else vcpu.pulse for vcpu in self._vcpus]
+
+    @property
     def at_rest(self) -> bool:
         """Whether no vCPU runs, so that memory does not change."""
         return self._paused or self._stopped or self.finished
@@ -180,9 +200,10 @@ class Machine:
         asked = self._vcpus if vcpu is None else [self._vcpus[vcpu]]
         with self._all_or_nothing():
             numbers = [each.post(name, values, descriptors) for each in asked]
-            return [
-                each.take(number, timeout_s=_ANSWER_S) for each, number in zip(asked, numbers, strict=True)
-            ]
+            return [self._take(each, number) for each, number in zip(asked, numbers, strict=True)]
+
+    def _take(self, vcpu: Vcpu, number: int) -> Message:
+        return vcpu.take(number, timeout_s=_ANSWER_S, meanwhile=self.while_waiting)
 
     def pause(self) -> None:
         """Stop every vCPU between two operations. Pausing twice is fine.
@@ -208,8 +229,20 @@ class Machine:
         self.call("resume", {"until_ops": self._until_ops})
         self._paused = False
 
+    def exchange(self, name: str, *, resume: bool) -> None:
+        """Have the vCPUs carry out a command and, with `resume`, go on after it: one round trip for both.
+
+        Raises:
+            UsageError: the machine does not run.
+            WorkerError: a vCPU has ended.
+        """
+        self.call(name, {"resume": resume})
+        self._paused = self._paused and not resume
+
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until every vCPU has done its last operation, or the machine was stopped; serve what is watched.
+        """Wait until every vCPU has done its last operation and no `activity` is left, or the machine was stopped.
+
+        What is watched is served meanwhile.
 
         Returns False when `timeout_s` passed before.
 
@@ -220,7 +253,7 @@ class Machine:
         if not self._stopped:
             self._require_started()
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        while not (self._stopped or self.finished):
+        while not (self._stopped or (self.finished and self.activity is None)):
             if deadline_s is None and self._paused and len(self._watched) == len(self._vcpus):
                 raise UsageError("the machine is paused, and nobody is there to resume it")
             left_s = None if deadline_s is None else deadline_s - time.monotonic()
@@ -313,7 +346,7 @@ class Machine:
             numbers = [(vcpu, vcpu.post("stop", {})) for vcpu in self._vcpus if vcpu.pid]
             for vcpu, number in numbers:
                 self._forget(vcpu)
-                vcpu.take(number, timeout_s=_ANSWER_S)
+                self._take(vcpu, number)
                 vcpu.join()
         self._stopped = True
 

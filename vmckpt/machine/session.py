@@ -1,8 +1,8 @@
 """One life of a machine: from an image or a checkpoint to its report, with a control socket beside it.
 
-    open_source ─▶ memory and state ─▶ Machine, ControlServer ─▶ run ─▶ finish: RunReport
+    open_source ─▶ memory and state ─▶ Machine, Saves, ControlServer ─▶ start, serve ─▶ finish: RunReport
 
-Called by the command `run`.
+Called by the command `run`, and by `boot` in a process of its own.
 """
 
 import time
@@ -17,6 +17,7 @@ from vmckpt.machine.control import ControlServer
 from vmckpt.machine.machine import Machine, MachineStatus
 from vmckpt.machine.ram import Ram
 from vmckpt.machine.recording import Recording, read_recording
+from vmckpt.machine.saves import Saves
 from vmckpt.machine.state import MachineState
 from vmckpt.machine.workload import DEFAULT_WORKLOAD, parse_workload
 from vmckpt.pages import Source
@@ -25,6 +26,7 @@ from vmckpt.sources import open_source
 __all__ = ["RunReport", "Session", "Wishes", "state_of"]
 
 _TICK_S = 0.25
+_WARM_S = 0.003
 
 
 class Wishes(NamedTuple):
@@ -112,14 +114,17 @@ class Session:
     """A machine that is started, run, and finished. Use it as a context manager: leaving it ends everything.
 
     Attributes:
-        machine: started by `run`.
+        machine: started by `start`.
+        control: where it is controlled.
     """
 
-    def __init__(self, machine: Machine, control: ControlServer | None) -> None:
+    def __init__(self, machine: Machine, control: ControlServer) -> None:
         """Take both over."""
         self.machine = machine
-        self._control = control
-        self._boot_ops = machine.status().ops
+        self.control = control
+        self._saves = Saves(machine)
+        control.serve(machine, self._saves.handlers())
+        self._boot_ops = machine.status().ops_per_vcpu
         self._started_s = time.monotonic()
         self._ended_by = "signal"
 
@@ -148,35 +153,63 @@ class Session:
         """
         with open_source(path) as source:
             state, recording = state_of(source, wishes)
-            control = ControlServer(socket_path) if socket_path is not None else None
+            control = ControlServer(socket_path)
             try:
                 ram = Ram.load(source, progress=progress)
                 machine = Machine(ram, state, recording=recording)
             except BaseException:
-                if control is not None:
-                    control.close()
+                control.close()
                 raise
-        if control is not None:
-            control.serve(machine)
         return cls(machine, control)
 
-    def run(
-        self, *, until_ops: int | None = None, on_tick: Callable[[MachineStatus], None] | None = None
-    ) -> None:
-        """Let the machine work until it is done, or stopped by its socket.
+    @property
+    def done_ops(self) -> list[int]:
+        """Operations of each vCPU in this session."""
+        now = self.machine.status().ops_per_vcpu
+        return [ops - before for ops, before in zip(now, self._boot_ops, strict=True)]
+
+    def start(self, *, until_ops: int | None = None) -> None:
+        """Have the machine work from now on; `serve` has to be called soon.
 
         Args:
             until_ops: operations of each vCPU since boot; None: no end.
-            on_tick: told a few times a second what the machine does.
 
         Raises:
             WorkerError: a vCPU ended.
         """
         self._started_s = time.monotonic()
         self.machine.start(until_ops=until_ops)
+        self._saves.tick()
+
+    def warm_up(self, ops: int) -> None:
+        """Return when each vCPU has done `ops` operations in this session; `start` comes first.
+
+        Raises:
+            WorkerError: a vCPU ended.
+        """
+        while min(self.done_ops) < ops:
+            self.machine.wait(_WARM_S)
+            self._saves.tick()
+
+    def run(
+        self, *, until_ops: int | None = None, on_tick: Callable[[MachineStatus], None] | None = None
+    ) -> None:
+        """`start`, then `serve`."""
+        self.start(until_ops=until_ops)
+        self.serve(on_tick)
+
+    def serve(self, on_tick: Callable[[MachineStatus], None] | None = None) -> None:
+        """Let the machine work until it is done, and saved if that is under way, or until it is stopped by its socket.
+
+        Args:
+            on_tick: told a few times a second what the machine does.
+
+        Raises:
+            WorkerError: a vCPU ended.
+        """
         while not self.machine.wait(_TICK_S):
-            if self._control is not None:
-                self._control.expire()
+            self.control.expire()
+            self._saves.tick()
             if on_tick is not None:
                 on_tick(self.machine.status())
         self._ended_by = "until-ops" if self.machine.finished else "socket"
@@ -187,17 +220,17 @@ class Session:
         Raises:
             WorkerError: a vCPU ended before.
         """
+        self._saves.abort("the machine ends")
         self.machine.stop()
         elapsed_s = time.monotonic() - self._started_s
-        if self._control is not None:
-            self._control.close()
+        self.control.close()
         status = self.machine.status()
         return RunReport(
             ops=status.ops,
             ops_per_vcpu=status.ops_per_vcpu,
             digest=self.machine.digest(),
             elapsed_s=elapsed_s,
-            ops_per_s=(status.ops - self._boot_ops) / elapsed_s,
+            ops_per_s=sum(self.done_ops) / elapsed_s,
             memory_bytes=status.memory_bytes,
             resident_pages=status.resident_pages,
             vcpus=status.vcpus,
@@ -208,8 +241,7 @@ class Session:
 
     def close(self) -> None:
         """End everything; closing twice is fine."""
-        if self._control is not None:
-            self._control.close()
+        self.control.close()
         self.machine.close()
 
     def __enter__(self) -> Self:
