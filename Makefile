@@ -50,10 +50,13 @@ golden: $(STAMP) ## freeze the golden files of this format version that are not 
 campaign: $(STAMP) ## break checkpoints on purpose, for long: make campaign SEED=1 SECONDS=600
 	@$(BIN)/python -m tests.faults --seed $(or $(SEED),1) --seconds $(or $(SECONDS),600)
 
+exactness: compile ## save running machines, and compare every page: make exactness SEED=1000 SECONDS=600
+	@$(BIN)/python -m tests.saving.campaign --seed $(or $(SEED),1000) --seconds $(or $(SECONDS),600)
+
 fuzz: $(STAMP) ## fuzz what reads checkpoints and cores: make fuzz SECONDS=600
 	@test -x $(FUZZ_VENV)/bin/python || $(PYTHON) -m venv $(FUZZ_VENV)
 	@$(FUZZ_VENV)/bin/python -c 'import atheris, hypothesis' 2>/dev/null || \
 		$(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz,dev]'
 	@$(FUZZ_VENV)/bin/python -m tests.fuzz --seed $(or $(SEED),1) --seconds $(or $(SECONDS),600) $(TARGETS)
 
-.PHONY: help compile setup demo test lint format docs bench golden campaign fuzz
+.PHONY: help compile setup demo test lint format docs bench golden campaign exactness fuzz

@@ -9,13 +9,16 @@ for them at its start.
 from __future__ import annotations
 
 import os
+import stat
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vmckpt.errors import CorruptionError, FormatError, IoError, UsageError
 from vmckpt.layout import PAGE_BYTES
 from vmckpt.reports import (
     CheckpointInfo,
+    LiveReport,
     PageCounts,
     Problem,
     Progress,
@@ -27,12 +30,16 @@ from vmckpt.reports import (
 from vmckpt.workers import worker_count
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from vmckpt.checkpoint.reader import Checkpoint
+    from vmckpt.machine.client import Conversation
     from vmckpt.pages import Source
     from vmckpt.saving.source import Carried
 
 __all__ = [
     "CheckpointInfo",
+    "LiveReport",
     "PageCounts",
     "Problem",
     "Progress",
@@ -90,12 +97,21 @@ def save(
     jobs: int | None = None,
     dedup: bool = True,
     force: bool = False,
+    mode: str | None = None,
+    trace: str | None = None,
+    tracer: str | None = None,
+    estimator: str | None = None,
+    workload: str | None = None,
+    vcpus: int | None = None,
+    seed: int | None = None,
+    warmup_ops: int | None = None,
     progress: Progress | None = None,
 ) -> SaveReport:
-    """Save the memory of an image, an ELF core or a checkpoint into a new checkpoint.
+    """Save the memory of an image, an ELF core, a checkpoint or a running machine into a new checkpoint.
 
     Args:
-        source: path, or `-` for standard input. A checkpoint's sections (active pages, vCPU state) are kept.
+        source: path, or `-` for standard input; a machine's control socket. A checkpoint's sections (active pages,
+            vCPU state) are kept.
         checkpoint: path, or `-` for standard output.
         codec: `lz4`, `zstd`, `raw`, or None for the best in about lz4's time.
         memory_block_bytes: unit of compression; a power of two.
@@ -103,13 +119,25 @@ def save(
         jobs: worker processes; None: one for each core.
         dedup: store equal pages once.
         force: replace an existing file.
+        mode: of a running machine: `checkpoint` (memory as it is now; the machine goes on) or `suspend` (memory goes
+            out while the machine works on; then it ends, and the file holds memory as it was at its end).
+        trace: of a running machine: `access`, `write`, `working-set`, or `off`: no traces, the machine stands still.
+        tracer: of a running machine: `auto`, `userfaultfd` or `software`.
+        estimator: of a running machine: `tracing` (what trapped is active) or `scanning` (what a hand that goes through
+            memory with the saver finds touched).
+        workload: boot an emulated machine in `source` first, to do this, and save that.
+        vcpus: of a machine booted for this.
+        seed: of a machine booted for this.
+        warmup_ops: how many operations each of its vCPUs does before it is saved.
         progress: told as it goes.
 
     Raises:
-        UsageError: the block sizes are not possible, or source and checkpoint are one file.
+        UsageError: the block sizes are not possible, source and checkpoint are one file, or what is asked of a running
+            machine is asked of something else.
         SourceError: the source holds no memory that vmckpt reads.
-        IoError: reading or writing failed, or the file exists.
+        IoError: reading or writing failed, or the file exists, or the machine has ended.
         ChangedError: the source changed meanwhile.
+        FeatureError: this tracer cannot be had.
     """
     from vmckpt.checkpoint.codec import choose
     from vmckpt.output import refuse_input
@@ -123,11 +151,63 @@ def save(
         storage_block_bytes = max(STORAGE_BLOCK_BYTES, 2 * choice.memory_block_bytes)
     request = Request(choice, storage_block_bytes, "physical", worker_count(jobs), dedup, force)
     check_blocks(request)
+    tracing = {"mode": mode, "trace": trace, "tracer": tracer, "estimator": estimator}
+    machine = {"workload": workload, "vcpus": vcpus, "seed": seed, "warmup-ops": warmup_ops}
+    if workload is not None or _is_socket(source):
+        from vmckpt.saving.live import live_request, save_live
+
+        live = live_request(**tracing)
+        if workload is None:
+            _refuse(
+                machine, "is for a machine that is booted, and this one runs already: leave it out", source
+            )
+        else:
+            refuse_input(source, checkpoint)
+        with _machine(source, workload, vcpus, seed, warmup_ops or 0) as conversation:
+            started = time.perf_counter()  # booting is no part of the save
+            report = save_live(conversation, checkpoint, request, live, progress=progress)
+        return report._replace(elapsed_s=time.perf_counter() - started)
+    _refuse(
+        {**tracing, **machine},
+        "is for a running machine, and this is memory at rest: give the machine's control socket, or boot a machine in "
+        "this memory with --workload",
+        source,
+    )
     refuse_input(source, checkpoint)
     with open_source(source) as opened:
         kept = {"carried": _carried(opened)} if opened.kind == "checkpoint" else {}
         report = save_source(opened, checkpoint, request, progress=progress, **kept)
     return report._replace(elapsed_s=time.perf_counter() - started)
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False  # whoever opens it says what is wrong
+
+
+def _refuse(options: Mapping[str, object], why: str, path: str) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise UsageError(f"--{option} {why}", path=path)
+
+
+@contextmanager
+def _machine(
+    source: str, workload: str | None, vcpus: int | None, seed: int | None, warmup_ops: int
+) -> Iterator[Conversation]:
+    """A conversation with the machine that listens at a socket, or with one that is booted for it."""
+    from vmckpt.machine.boot import boot
+    from vmckpt.machine.client import Conversation
+    from vmckpt.machine.session import Wishes
+
+    if workload is None:
+        with Conversation(source) as conversation:
+            yield conversation
+        return
+    with boot(source, Wishes(workload, vcpus, seed), warmup_ops=warmup_ops) as booted:
+        yield booted.conversation
 
 
 def _carried(source: Source) -> Carried:

@@ -12,6 +12,7 @@ from vmckpt.pages import PageRange
 
 __all__ = [
     "CheckpointInfo",
+    "LiveReport",
     "PageCounts",
     "Problem",
     "Progress",
@@ -47,6 +48,35 @@ class Problem(NamedTuple):
     message: str
 
 
+class LiveReport(NamedTuple):
+    """How the save of a running machine went."""
+
+    mode: str
+    """`checkpoint` or `suspend`."""
+    trace: str
+    """`access`, `write`, `working-set` or `off`."""
+    mechanism: str
+    """`userfaultfd`, `software` or `none`."""
+    pause_s: float
+    """How long the vCPUs stood still; of a suspend, from the stop until all memory was in the file."""
+    ops_at_checkpoint: tuple[int, ...]
+    """Operations of each vCPU since boot at the moment that the file holds."""
+    ops_per_s_before: float
+    """Of all vCPUs, in the last second before the save."""
+    ops_per_s_during: float
+    """Of all vCPUs, while they worked under traces."""
+    read_traps: int
+    write_traps: int
+    resaved_pages: int
+    """Pages of blocks that were saved again (suspend)."""
+    rounds: int
+    """Rounds after the first (suspend)."""
+    stopped_for: str
+    """Why the machine was stopped when it was (suspend); else empty."""
+    left_pages: int
+    """Pages of blocks that were left for the pause (suspend)."""
+
+
 class SaveReport(NamedTuple):
     """What a save or a conversion wrote."""
 
@@ -61,6 +91,8 @@ class SaveReport(NamedTuple):
     memory_block_bytes: int
     storage_block_bytes: int
     storage_blocks: int
+    live: LiveReport | None = None
+    """Of a running machine only."""
 
     @property
     def ratio(self) -> float:

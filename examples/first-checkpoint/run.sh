@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job from end to end, on an emulated machine's memory made on the spot: `make demo` runs this.
 #
-#   create ─▶ save ─▶ info ─▶ verify ─▶ restore ─▶ compare ─▶ beside other tools
+#   create ─▶ save ─▶ info ─▶ verify ─▶ restore ─▶ compare ─▶ a machine that runs ─▶ beside other tools
 #
 # A step is `step` (a heading), `say` (what it shows) and `run` (a command, printed and run): add one by adding these.
 # SIZE=1G bash run.sh takes a bigger machine. Everything happens in a temporary folder, which is gone at the end.
@@ -60,6 +60,14 @@ printf "\\x$(printf %02x $((byte ^ 1)))" | dd of=damaged.vmckpt bs=1 seek="$midd
 code=0
 run vmckpt verify damaged.vmckpt || code=$?
 [[ $code == 4 ]] || fail "verify ended with exit code $code where 4 was due"
+
+step "Save a machine that runs"
+say "It works on while its memory is saved, and pauses for an instant. Then it goes on from the file, where it was."
+run vmckpt save guest.raw live.vmckpt --workload working-set --warmup-ops 1000000
+live=$(vmckpt run live.vmckpt --until-ops 8000000 --json | sed 's/.*"digest": "\([0-9a-f]*\)".*/\1/')
+never=$(vmckpt run guest.raw --workload working-set --until-ops 8000000 --json | sed 's/.*"digest": "\([0-9a-f]*\)".*/\1/')
+printf '\n   after 8 000 000 operations  %s  saved on the way\n                               %s  never saved\n' "$live" "$never"
+[[ $live == "$never" ]] || fail "the machine that was saved went another way"
 
 step "Beside other tools"
 say "One run each, as they come: a glance, not a measurement."

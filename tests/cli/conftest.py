@@ -11,6 +11,7 @@ import pytest
 from vmckpt.cli import main
 from vmckpt.layout import Region
 from vmckpt.pages import PageRange
+from vmckpt.reports import LiveReport
 
 DIGEST = "0123456789abcdef0123456789abcdef"
 PAGES = SimpleNamespace(total=131072, zero=95031, pattern=1031, duplicate=14897, stored=20113)
@@ -25,6 +26,7 @@ class FakeEngine(ModuleType):
         self.failure: BaseException | None = None
         self.failing: set[object] = set()
         self.problems: tuple[object, ...] = ()
+        self.live: LiveReport | None = None
         self.metadata: dict[str, object] = {"note": "before the upgrade"}
 
     def _called(self, name: str, *args: object, **kwargs: object) -> None:
@@ -46,6 +48,7 @@ class FakeEngine(ModuleType):
             memory_block_bytes=65536,
             storage_block_bytes=4 << 20,
             storage_blocks=16,
+            live=self.live,
         )
 
     def convert(self, *args: object, **kwargs: object) -> object:

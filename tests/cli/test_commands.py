@@ -8,6 +8,7 @@ import pytest
 
 from tests.cli.conftest import DIGEST, FakeEngine, problem
 from vmckpt.errors import IoError, SourceError
+from vmckpt.reports import LiveReport
 
 Run = Callable[..., SimpleNamespace]
 
@@ -54,6 +55,11 @@ def test_json_is_one_object_with_the_promised_keys_and_nothing_else(
     assert set(answer.get("pages", dict.fromkeys(PAGE_KEYS))) == PAGE_KEYS
 
 
+NO_MACHINE = dict.fromkeys(
+    ("mode", "trace", "tracer", "estimator", "workload", "vcpus", "seed", "warmup_ops")
+)
+
+
 def test_save_hands_its_options_on(engine: FakeEngine, run: Run) -> None:
     blocks = ["--memory-block", "128K", "--storage-block", "8M"]
     run("save", "a", "b", "--codec", "lz4", *blocks, "--no-dedup", "--jobs", "3", "--force")
@@ -68,10 +74,69 @@ def test_save_hands_its_options_on(engine: FakeEngine, run: Run) -> None:
                 "jobs": 3,
                 "dedup": False,
                 "force": True,
+                **NO_MACHINE,
                 "progress": None,
             },
         )
     ]
+
+
+def test_save_hands_on_what_is_asked_of_a_machine(engine: FakeEngine, run: Run) -> None:
+    machine = ["--workload", "zipf", "--vcpus", "3", "--seed", "7", "--warmup-ops", "1000"]
+    run(
+        "save",
+        "a",
+        "b",
+        "--mode",
+        "suspend",
+        "--trace",
+        "write",
+        "--tracer",
+        "software",
+        "--estimator",
+        "scanning",
+        *machine,
+    )
+    given = {key: engine.calls[0][2][key] for key in NO_MACHINE}
+    assert given == {
+        "mode": "suspend",
+        "trace": "write",
+        "tracer": "software",
+        "estimator": "scanning",
+        "workload": "zipf",
+        "vcpus": 3,
+        "seed": 7,
+        "warmup_ops": 1000,
+    }
+
+
+@pytest.mark.parametrize("mode", ["checkpoint", "suspend"])
+def test_save_tells_how_a_live_save_went(engine: FakeEngine, run: Run, mode: str) -> None:
+    engine.live = LiveReport(
+        mode=mode,
+        trace="access",
+        mechanism="userfaultfd",
+        pause_s=0.0012,
+        ops_at_checkpoint=(1000, 900),
+        ops_per_s_before=2.5e6,
+        ops_per_s_during=2e6,
+        read_traps=70,
+        write_traps=30,
+        resaved_pages=64,
+        rounds=2,
+        stopped_for="few pages left" if mode == "suspend" else "",
+        left_pages=32,
+    )
+    table = run("save", "vm.sock", "b").out
+    assert "1.2 ms" in table
+    assert "2 000 000 operations/s while saving, 2 500 000 before" in table
+    assert "70 reads, 30 writes, by userfaultfd" in table
+    assert ("stopped for: few pages left" in table) == (mode == "suspend")
+    values = json.loads(run("save", "vm.sock", "b", "--json").out)
+    assert values["traps"] == {"read": 70, "write": 30}
+    assert values["ops_at_checkpoint"] == [1000, 900]
+    assert {"pause_s", "ops_per_s_before", "ops_per_s_during", "resaved_pages"} <= set(values)
+    assert ("left_pages" in values) == (mode == "suspend")
 
 
 def test_save_leaves_to_the_engine_what_is_not_said(engine: FakeEngine, run: Run) -> None:
@@ -83,6 +148,7 @@ def test_save_leaves_to_the_engine_what_is_not_said(engine: FakeEngine, run: Run
         "storage_block_bytes",
         "jobs",
         "progress",
+        *NO_MACHINE,
     }
     assert (options["dedup"], options["force"]) == (True, False)
 

@@ -22,12 +22,16 @@ __all__ = [
     "new_argument",
     "quiet_option",
     "refuse_stream",
+    "seed_option",
     "size",
+    "vcpus_option",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
 CODECS = ("lz4", "zstd", "raw")
+
+_MOST_VCPUS = 16  # machine.state.MOST_VCPUS, whose import would cost every save some milliseconds
 
 
 def size(text: str) -> int:
@@ -52,6 +56,18 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print no progre
 force_option = click.option("-f", "--force", is_flag=True, help="Overwrite the output if it exists.")
 jobs_option = click.option(
     "-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Work on N cores at once.  [default: all]"
+)
+vcpus_option = click.option(
+    "--vcpus",
+    type=click.IntRange(1, _MOST_VCPUS),
+    metavar="N",
+    help="How many vCPUs it has, each a process.  [default: 1]",
+)
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(0, (1 << 64) - 1),
+    metavar="N",
+    help="Chooses what it does: the same seed does the same.  [default: 0]",
 )
 codec_option = click.option(
     "--codec",

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vmckpt.cli.options import json_option, quiet_option
+from vmckpt.cli.options import json_option, quiet_option, seed_option, vcpus_option
 from vmckpt.cli.progress import progress_bar
 from vmckpt.cli.render import Line, Table, answer
-from vmckpt.machine.state import MOST_VCPUS
 from vmckpt.machine.workload import DEFAULT_WORKLOAD, WORKLOADS
 from vmckpt.units import format_count, format_duration, format_size
 
@@ -37,18 +36,8 @@ _WORKLOADS = "\n".join(
     metavar="NAME[:OPTION=N,...]",
     help=f"What the machine does: see below, and docs/machine.md for the options.  [default: {DEFAULT_WORKLOAD}]",
 )
-@click.option(
-    "--vcpus",
-    type=click.IntRange(1, MOST_VCPUS),
-    metavar="N",
-    help="How many vCPUs it has, each a process.  [default: 1]",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, (1 << 64) - 1),
-    metavar="N",
-    help="Chooses what it does: the same seed does the same.  [default: 0]",
-)
+@vcpus_option
+@seed_option
 @click.option(
     "--until-ops",
     type=click.IntRange(min=0),

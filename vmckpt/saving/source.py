@@ -21,7 +21,15 @@ from vmckpt.saving.rest import Saved, save_at_rest
 from vmckpt.units import format_size
 from vmckpt.version import __version__
 
-__all__ = ["STORAGE_BLOCK_BYTES", "Carried", "Request", "check_blocks", "save_source"]
+__all__ = [
+    "METADATA",
+    "STORAGE_BLOCK_BYTES",
+    "Carried",
+    "Request",
+    "check_blocks",
+    "open_output",
+    "save_source",
+]
 
 STORAGE_BLOCK_BYTES = 1 << 20
 _STDOUT = 1
@@ -53,7 +61,10 @@ class Carried(NamedTuple):
     """Type and body."""
 
 
-_NOTHING = Carried(b"", [], [(SectionType.METADATA, b'{"writer":"vmckpt %s"}' % __version__.encode())])
+METADATA = b'{"writer":"vmckpt %s"}' % __version__.encode()
+"""The body of the metadata section of a save."""
+
+_NOTHING = Carried(b"", [], [(SectionType.METADATA, METADATA)])
 
 
 def check_blocks(request: Request) -> None:
@@ -101,7 +112,7 @@ def save_source(
     header = _header(source, request)
     ranges = list(source.data_ranges())
     numbers = block_numbers(ranges, header.block_pages)
-    with _output(path, request.force) as (fd, commit):
+    with open_output(path, request.force) as (fd, commit):
         writer = CheckpointWriter(fd, header, source.layout, path=path)
         saved = save_at_rest(
             source,
@@ -157,7 +168,7 @@ def _digest(saved: Saved, carried: Carried, source: Source) -> bytes:
 
 
 @contextmanager
-def _output(path: str, force: bool) -> Iterator[tuple[int, Callable[[], None]]]:
+def open_output(path: str, force: bool) -> Iterator[tuple[int, Callable[[], None]]]:
     """A descriptor to write to, and what to call when all is written."""
     if path == "-":
         fd = os.dup(_STDOUT)

@@ -1,0 +1,45 @@
+"""What a checkpoint holds whose memory blocks come in any order, and some of them again: the last version counts.
+
+Keeps nine bytes for each page that is not zero, which a save at rest, where blocks come in page order, need not.
+"""
+
+from vmckpt.checkpoint.format import DUPLICATE, PATTERN, STORED
+from vmckpt.hashing import Digest
+from vmckpt.reports import PageCounts
+
+__all__ = ["LatestTally"]
+
+
+class LatestTally:
+    """Kinds and hashes of each block's last version."""
+
+    def __init__(self, page_count: int, block_pages: int) -> None:
+        self._page_count = page_count
+        self._block_pages = block_pages
+        self._blocks: dict[int, tuple[bytes, bytes]] = {}
+
+    def add(self, number: int, kinds: bytes, hashes: memoryview) -> None:
+        """A block as it was just appended; one without hashes is zero throughout."""
+        if hashes:
+            self._blocks[number] = kinds, hashes.tobytes()
+        else:
+            self._blocks.pop(number, None)
+
+    def counts(self) -> PageCounts:
+        """The pages of memory by kind."""
+        found = [0, 0, 0]
+        for kinds, _ in self._blocks.values():
+            for index, kind in enumerate((STORED, PATTERN, DUPLICATE)):
+                found[index] += kinds.count(kind)
+        stored, pattern, duplicate = found
+        zero = self._page_count - stored - pattern - duplicate
+        return PageCounts(self._page_count, zero, pattern, duplicate, stored)
+
+    def digest(self) -> bytes:
+        """The digest of memory, 16 bytes."""
+        digest = Digest()
+        for number in sorted(self._blocks):
+            digest.add_zeros(number * self._block_pages - digest.pages)
+            digest.add(self._blocks[number][1])
+        digest.add_zeros(self._page_count - digest.pages)
+        return digest.bytes()

@@ -1,0 +1,343 @@
+"""Saving a machine that runs: traces placed, memory saved while it works on, traces lifted again.
+
+    checkpoint   prepare ─▶ tracer process ─▶ begin: the instant ─▶ pipeline ─▶ lift, end ─▶ index, name
+    suspend      prepare ─▶ tracer process ─▶ begin ─▶ rounds ─▶ hold ─▶ the rest ─▶ index, name ─▶ end: stop
+    no traces    prepare ─▶ hold ─▶ pipeline ─▶ (checkpoint: end) ─▶ index, name ─▶ (suspend: end: stop)
+
+The save runs in this process; the machine hands over its memory and its userfaultfds and has to do nothing but pause for
+the instant. Whatever ends here, and however: the last userfaultfd closes, the kernel lifts the traces, the supervisor
+sees the conversation end and lets a held machine go on. Called by `api.save`.
+"""
+
+import contextlib
+import os
+import struct
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+from vmckpt.checkpoint.codec import CODEC_NAMES
+from vmckpt.checkpoint.format import SectionType
+from vmckpt.checkpoint.writer import CheckpointWriter, new_header
+from vmckpt.errors import IoError, UsageError
+from vmckpt.machine.client import Conversation
+from vmckpt.pages import PAGE_BYTES, PageRange, PageReader
+from vmckpt.reports import LiveReport, PageCounts, Progress, SaveReport
+from vmckpt.saving.estimators import ESTIMATORS, ByScanning, ByTracing, Estimator
+from vmckpt.saving.guest import Guest, Moment
+from vmckpt.saving.instant import InstantFeed, InstantMemory
+from vmckpt.saving.latest import LatestTally
+from vmckpt.saving.order import block_numbers
+from vmckpt.saving.pipeline import Feed, Pipeline, batch_blocks
+from vmckpt.saving.rest import save_at_rest
+from vmckpt.saving.rounds import RoundsFeed, StopRule, Tracing
+from vmckpt.saving.source import METADATA, Request, open_output
+from vmckpt.sources.segments import SegmentSource
+from vmckpt.trace.handler import Handler
+from vmckpt.trace.journal import Entry, Journal
+from vmckpt.trace.rules import Mode, Needs, Rule, needs
+
+__all__ = ["TRACERS", "LiveRequest", "live_request", "save_live"]
+
+TRACERS = ("auto", "userfaultfd", "software")
+"""Ways to trace: by the kernel, without its help, or by the first of the two that works."""
+
+_NO_TRACES = Needs(first_touch=False, writes=False, protect=False)
+
+
+class LiveRequest(NamedTuple):
+    """What is asked of a save of a running machine, beside what is asked of any."""
+
+    mode: Mode
+    rule: Rule | None
+    """Which touches trap; None: none, and the machine stands still while it is saved."""
+    mechanism: str
+    """`auto`, `userfaultfd` or `software`."""
+    estimator: str
+    """Which pages count as active: `tracing` or `scanning`."""
+    stop_rule: StopRule = StopRule()
+
+
+def live_request(
+    mode: str | None, trace: str | None, tracer: str | None, estimator: str | None
+) -> LiveRequest:
+    """What the words stand for that people write; None: `checkpoint`, `access`, `auto`, `tracing`.
+
+    Raises:
+        UsageError: there is no such mode, trace, tracer or estimator.
+    """
+    modes = {each.value: each for each in Mode}
+    rules: dict[str, Rule | None] = {each.value: each for each in Rule} | {"off": None}
+    asked: dict[str, tuple[str, Collection[str]]] = {
+        "mode": (mode or "checkpoint", modes),
+        "trace": (trace or "access", rules),
+        "tracer": (tracer or "auto", TRACERS),
+        "estimator": (estimator or "tracing", ESTIMATORS),
+    }
+    for what, (word, known) in asked.items():
+        if word not in known:
+            raise UsageError(f"there is no {what} {word!r}: expected one of {', '.join(known)}")
+    words = [word for word, _ in asked.values()]
+    return LiveRequest(modes[words[0]], rules[words[1]], words[2], words[3])
+
+
+def save_live(
+    conversation: Conversation,
+    path: str,
+    request: Request,
+    live: LiveRequest,
+    *,
+    progress: Progress | None = None,
+) -> SaveReport:
+    """Write a checkpoint of a running machine to `path` (`-`: standard output); `elapsed_s` is left for the caller.
+
+    The machine goes on, whatever happens here; with `Mode.SUSPEND` it is stopped once the file is whole.
+
+    Raises:
+        UsageError: the machine is being saved already.
+        FeatureError: the mechanism cannot be had.
+        IoError: writing failed, or the machine has ended.
+        WorkerError: a worker or the tracer was killed.
+    """
+    wanted = _NO_TRACES if live.rule is None else needs(live.rule, live.mode)
+    with (
+        open_output(path, request.force) as (fd, commit),
+        Guest(conversation, wanted, live.mechanism) as guest,
+        guest.memory() as memory,
+    ):
+        save = _Save(guest, memory, fd, path, request, live, progress)
+        moment = save.run(live.rule)
+        save.finish(moment, commit)
+        return save.report(moment)
+
+
+class _Save:
+    """One save, step by step."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        memory: SegmentSource,
+        fd: int,
+        path: str,
+        request: Request,
+        live: LiveRequest,
+        progress: Progress | None,
+    ) -> None:
+        self._guest = guest
+        self._memory = memory
+        self._fd = fd
+        self._path = path
+        self._request = request
+        self._live = live
+        self._progress = progress
+        self._block_pages = request.choice.memory_block_bytes // PAGE_BYTES
+        self._estimator: Estimator | None = None
+        self._writer: CheckpointWriter
+        self._counts: PageCounts
+        self._digest = b""
+        self._traps = (0, 0)
+        self._ops_per_s_during = 0.0
+        self._rounds: RoundsFeed | None = None
+        self._data_pages = self._done_blocks = 0
+
+    def run(self, rule: Rule | None) -> Moment:
+        """All pages into the file; the moment whose memory it holds."""
+        if rule is None:
+            return self._run_paused()
+        journal = Journal(self._guest.layout.page_count, self._block_pages, self._guest.vcpus)
+        tracer = self._guest.tracer()
+        with (
+            journal,
+            Handler(tracer, journal, rule, self._live.mode, self._guest.memory_fd) as handler,
+        ):
+            self._estimator = self._estimator_of(handler, rule)
+            if needs(rule, self._live.mode).protect:
+                handler.arm([PageRange(0, self._guest.layout.page_count)])
+            run = self._run_instant if self._live.mode is Mode.CHECKPOINT else self._run_rounds
+            moment = run(journal, handler)
+            self._traps = journal.traps_read, journal.traps_write
+        return moment
+
+    def _run_paused(self) -> Moment:
+        held_s = time.perf_counter()
+        moment = self._guest.hold()
+        self._open_writer()
+        ranges = list(self._memory.data_ranges())
+        saved = save_at_rest(
+            self._memory,
+            self._writer,
+            block_numbers(ranges, self._block_pages),
+            choice=self._request.choice,
+            jobs=self._request.jobs,
+            dedup=self._request.dedup,
+            data_pages=sum(pages.pages for pages in ranges),
+            progress=self._progress,
+        )
+        assert saved.digest is not None  # blocks were in page order
+        self._counts, self._digest = saved.counts, saved.digest
+        if self._live.mode is Mode.CHECKPOINT:
+            self._guest.end(stop=False)
+        return moment._replace(pause_s=time.perf_counter() - held_s)
+
+    def _run_instant(self, journal: Journal, handler: Handler) -> Moment:
+        moment = self._guest.begin()
+        self._open_writer()
+        hear = self._hearing(handler)
+        feed = InstantFeed(
+            journal,
+            hear,
+            self._blocks(),
+            block_pages=self._block_pages,
+            batch_blocks=batch_blocks(self._request.choice),
+            on_done=self._tell,
+        )
+        self._pipe(InstantMemory(self._memory, journal, self._block_pages), feed)
+        handler.confirm()  # and so the traces were in place to the end
+        hear()
+        self._ops_per_s_during = self._guest.end(stop=False)  # no traces any more, before the file is on disk
+        return moment
+
+    def _run_rounds(self, journal: Journal, handler: Handler) -> Moment:
+        begun = self._guest.begin()
+        self._open_writer()
+        held: list[tuple[Moment, float]] = []
+
+        def arm(ranges: Sequence[PageRange]) -> None:
+            handler.arm(ranges)
+            self._guest.fence()
+
+        def hold() -> None:
+            held_s = time.perf_counter()
+            held.append((self._guest.hold(), held_s))
+            handler.confirm()
+
+        self._rounds = RoundsFeed(
+            journal,
+            Tracing(self._hearing(handler), arm, hold),
+            self._blocks(),
+            block_pages=self._block_pages,
+            batch_blocks=batch_blocks(self._request.choice),
+            rule=self._live.stop_rule,
+            on_done=self._tell,
+        )
+        self._pipe(self._memory, self._rounds)
+        ((moment, held_s),) = held
+        self._ops_per_s_during = moment.ops_per_s_during
+        pause_s = time.perf_counter() - held_s
+        return moment._replace(pause_s=pause_s, ops_per_s_before=begun.ops_per_s_before)
+
+    def _hearing(self, handler: Handler) -> Callable[[], list[Entry]]:
+        """What tells the feed of traps, notes the active pages, and raises once the save cannot be exact any more."""
+        estimator = self._estimator
+        assert estimator is not None
+
+        def hear() -> list[Entry]:
+            entries = handler.news()
+            handler.check()
+            self._guest.check()
+            estimator.hear(entries)
+            return entries
+
+        return hear
+
+    def _estimator_of(self, handler: Handler, rule: Rule) -> Estimator:
+        first_touch = needs(rule, self._live.mode).first_touch
+
+        def trace_again(ranges: Sequence[PageRange]) -> None:
+            if first_touch and self._guest.mechanism == "userfaultfd":
+                self._guest.forget(ranges)
+            else:
+                handler.arm(ranges, reads=first_touch)
+
+        page_count, whole_block = self._guest.layout.page_count, rule.by_block
+        if self._live.estimator == "scanning":
+            return ByScanning(page_count, self._block_pages, whole_block=whole_block, trace_again=trace_again)
+        return ByTracing(page_count, self._block_pages, whole_block=whole_block)
+
+    def _blocks(self) -> list[int]:
+        # Asked for when the traces are in place: a page that is a hole now and not later was written under them.
+        ranges = list(self._memory.data_ranges())
+        self._data_pages = sum(pages.pages for pages in ranges)
+        return list(block_numbers(ranges, self._block_pages))
+
+    def _tell(self, blocks: int) -> None:
+        self._done_blocks += blocks
+        if self._estimator is not None:
+            self._estimator.move(blocks * self._block_pages)
+        if self._progress is not None:
+            total_bytes = self._data_pages * PAGE_BYTES
+            done_bytes = self._done_blocks * self._block_pages * PAGE_BYTES
+            self._progress(min(done_bytes, total_bytes), total_bytes)
+
+    def _pipe(self, source: PageReader, feed: Feed) -> None:
+        tally = LatestTally(self._guest.layout.page_count, self._block_pages)
+        Pipeline(
+            source,
+            self._writer,
+            feed,
+            tally,
+            choice=self._request.choice,
+            jobs=self._request.jobs,
+            dedup_pages=self._data_pages if self._request.dedup else 0,
+        ).run()
+        self._counts, self._digest = tally.counts(), tally.digest()
+
+    def _open_writer(self) -> None:
+        choice = self._request.choice
+        header = new_header(
+            self._guest.layout,
+            codec=choice.codec,
+            memory_block_bytes=choice.memory_block_bytes,
+            storage_block_bytes=self._request.storage_block_bytes,
+            checkpoint_id=os.urandom(16),
+            created_ns=time.time_ns(),
+        )
+        self._writer = CheckpointWriter(self._fd, header, self._guest.layout, path=self._path)
+
+    def finish(self, moment: Moment, commit: Callable[[], None]) -> None:
+        """Index, sections, name; and only then the end of a suspended machine."""
+        pages = self._active_pages()
+        sections = [(SectionType.VCPU_STATE, moment.state.to_json()), (SectionType.METADATA, METADATA)]
+        if self._live.rule is not None:
+            sections.insert(0, (SectionType.ACTIVE_PAGES, struct.pack(f"<{len(pages)}Q", *pages)))
+        self._writer.finish(self._digest, self._counts, active_pages=len(pages), sections=sections)
+        commit()
+        if self._live.mode is Mode.SUSPEND:
+            with contextlib.suppress(IoError):  # should it have ended by itself since, that is as well
+                self._guest.end(stop=True)
+
+    def _active_pages(self) -> Sequence[int]:
+        return () if self._estimator is None else self._estimator.active()
+
+    def report(self, moment: Moment) -> SaveReport:
+        """What came of it."""
+        choice, rounds = self._request.choice, self._rounds
+        live = LiveReport(
+            mode=self._live.mode.value,
+            trace="off" if self._live.rule is None else self._live.rule.value,
+            mechanism=self._guest.mechanism,
+            pause_s=moment.pause_s,
+            ops_at_checkpoint=tuple(vcpu.ops for vcpu in moment.state.vcpus),
+            ops_per_s_before=moment.ops_per_s_before,
+            ops_per_s_during=self._ops_per_s_during,
+            read_traps=self._traps[0],
+            write_traps=self._traps[1],
+            resaved_pages=rounds.resaved_blocks * self._block_pages if rounds else 0,
+            rounds=rounds.rounds if rounds else 0,
+            stopped_for=rounds.reason if rounds else "",
+            left_pages=rounds.left_blocks * self._block_pages if rounds else 0,
+        )
+        return SaveReport(
+            memory_bytes=self._guest.layout.memory_bytes,
+            file_bytes=self._writer.file_bytes,
+            elapsed_s=0.0,
+            pages=self._counts,
+            active_pages=len(self._active_pages()),
+            digest=self._digest.hex(),
+            codec=CODEC_NAMES[choice.codec],
+            memory_block_bytes=choice.memory_block_bytes,
+            storage_block_bytes=self._request.storage_block_bytes,
+            storage_blocks=self._writer.storage_blocks,
+            live=live,
+        )
