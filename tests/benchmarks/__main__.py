@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import shlex
 import shutil
@@ -11,23 +12,26 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.benchmarks import machine
-from tests.benchmarks.cases import EXPERIMENTS, Experiment
+from tests.benchmarks.cases import EXPERIMENTS, LIVE, Experiment, LiveExperiment, machine_name
 from tests.benchmarks.images import BIG_SPARSE, NO_IMAGE, Image, created, found, ready
 from tests.benchmarks.measure import rss_floor_bytes
 from tests.benchmarks.report import render, tables
-from tests.benchmarks.results import Outcome
+from tests.benchmarks.results import Outcome, Reading
 from tests.benchmarks.targets import judge, verdict_table
-from tests.benchmarks.trial import Bench, compare, footprints
+from tests.benchmarks.trial import FULL_RUNS, Bench, compare, footprints
 from vmckpt.errors import IoError, VmckptError
 from vmckpt.units import format_size, parse_size
 
 __all__ = ["RESULTS_DIR", "default_vmckpt", "main"]
 
 RESULTS_DIR = "bench-results"
-_NAMES = [*(experiment.id for experiment in EXPERIMENTS), "memory"]
+_LIVE_NAMES = [experiment.id for experiment in LIVE]
+_NAMES = [*(experiment.id for experiment in EXPERIMENTS), "memory", *_LIVE_NAMES]
+_QUICK_BYTES = 512 << 20
+_MACHINE_PROFILE = "idle"  # mostly zero: quick to make, and what a machine works in is its own writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class Plan:
     """In the order measured."""
     names: frozenset[str]
     """Ids of the experiments, and `memory`."""
+    largest_machine_bytes: float
+    """Running machines above it are left out."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,14 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs = 2 if options.quick else options.runs
             bench = Bench(tuple(shlex.split(options.vmckpt)), work_dir, runs)
             outcome.machine = machine.describe(bench.vmckpt, work_dir) | {"runs": runs}
-            _measure(bench, plan, outcome, images)
+            try:
+                _measure(bench, plan, outcome, images)
+            finally:
+                outcome.machine["rss_floor_bytes"] = rss_floor_bytes()
+            _measure_live(bench, plan, outcome, images)
         outcome.complete = True
     except VmckptError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted: these are the results so far\n")
-    outcome.machine["rss_floor_bytes"] = rss_floor_bytes()
     _keep(outcome, options.json or os.path.join(RESULTS_DIR, time.strftime("%Y%m%d-%H%M%S.json")))
     _print(outcome, images, markdown=options.markdown)
     return 0 if outcome.complete else 130
@@ -68,9 +77,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--images", metavar="DIR", help="also measure the *.raw and *.elf files in DIR")
-    parser.add_argument("--runs", type=int, default=5, help="timed runs of each contender (default 5)")
     parser.add_argument(
-        "--only", action="append", choices=_NAMES, help="this experiment only; may be repeated"
+        "--runs",
+        type=int,
+        default=FULL_RUNS,
+        help=f"timed runs of each contender (default {FULL_RUNS})",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=[*_NAMES, "live"],
+        help="this experiment only; may be repeated; `live` is all that begin so",
     )
     parser.add_argument("--created", default="512M,2G,8G", help="sizes of created images, or `none`")
     parser.add_argument("--profile", default="", help="profile of created images")
@@ -79,7 +96,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--work-dir", metavar="DIR", help=f"where outputs go (default: below {RESULTS_DIR}/)")
     parser.add_argument("--markdown", action="store_true", help="print Markdown, for docs/performance.md")
-    parser.add_argument("--quick", action="store_true", help="two runs, and no created image above 512 MiB")
+    parser.add_argument("--quick", action="store_true", help="two runs, nothing created above 512 MiB")
     parser.add_argument(
         "--vmckpt", default=default_vmckpt(), metavar="COMMAND", help="the command under test"
     )
@@ -98,9 +115,12 @@ def default_vmckpt() -> str:
 def _plan(options: argparse.Namespace) -> Plan:
     sizes = [] if options.created == "none" else [parse_size(size) for size in options.created.split(",")]
     if options.quick:
-        sizes = [size for size in sizes if size <= 512 << 20]
+        sizes = [size for size in sizes if size <= _QUICK_BYTES]
     images = (*found(options.images), *(created(size, options.profile) for size in sizes))
-    return Plan(images, frozenset(options.only or _NAMES))
+    names = set(options.only or _NAMES)
+    if "live" in names:
+        names.update(_LIVE_NAMES)
+    return Plan(images, frozenset(names), _QUICK_BYTES if options.quick else math.inf)
 
 
 def _measure(bench: Bench, plan: Plan, outcome: Outcome, images: dict[str, Image]) -> None:
@@ -120,6 +140,35 @@ def _measure(bench: Bench, plan: Plan, outcome: Outcome, images: dict[str, Image
             planned = NO_IMAGE if experiment.subject == "none" else BIG_SPARSE
             with _made(planned, bench, outcome, images) as image:
                 _compare(bench, [experiment], image, outcome)
+
+
+def _measure_live(bench: Bench, plan: Plan, outcome: Outcome, images: dict[str, Image]) -> None:
+    # Last of all: what measures these makes this process larger, and with it the floor of every peak (see `measure`).
+    wanted = [experiment for experiment in LIVE if experiment.id in plan.names]
+    for size_bytes in sorted({size for experiment in wanted for size in experiment.sizes_bytes}):
+        name = machine_name(size_bytes)
+        if size_bytes > plan.largest_machine_bytes:
+            outcome.notes.append(f"The {name} is left out: --quick.")
+            continue
+        with _made(created(size_bytes, _MACHINE_PROFILE), bench, outcome, images) as image:
+            if image is not None:
+                images[name] = replace(image, name=name)
+                here = [experiment for experiment in wanted if size_bytes in experiment.sizes_bytes]
+                _read_off(bench, here, images[name], outcome)
+    _read_off(bench, [each for each in wanted if not each.sizes_bytes], NO_IMAGE, outcome)
+
+
+def _read_off(bench: Bench, experiments: Sequence[LiveExperiment], image: Image, outcome: Outcome) -> None:
+    for experiment in experiments:
+        from tests.benchmarks.live import measure_live
+
+        sys.stderr.write(f"{experiment.id} {image.name} ")
+        sys.stderr.flush()
+        for found_here in measure_live(bench, experiment, image):
+            if isinstance(found_here, Reading):
+                outcome.readings.append(found_here)
+            else:
+                outcome.results.append(found_here)
 
 
 def _largest(images: Sequence[Image]) -> list[Image]:

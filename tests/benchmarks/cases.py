@@ -9,8 +9,25 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tests.benchmarks import qemu
+from tests.benchmarks.results import Unit
+from vmckpt.units import format_size
 
-__all__ = ["EXPERIMENTS", "QEMU", "QEMU_SYNC", "Contender", "Experiment", "expand"]
+__all__ = [
+    "AT_REST",
+    "EXPERIMENTS",
+    "LIVE",
+    "MINIMAL",
+    "QEMU",
+    "QEMU_SYNC",
+    "QUANTITIES",
+    "RUNNING",
+    "TRACER",
+    "Contender",
+    "Experiment",
+    "LiveExperiment",
+    "expand",
+    "machine_name",
+]
 
 Subject = Literal["image", "raw image", "big sparse", "none"]
 
@@ -56,6 +73,23 @@ class Experiment:
     def runs_on(self, kind: Literal["raw", "elf"]) -> bool:
         """Whether it is run on each image of this kind."""
         return self.subject == "image" or (self.subject == "raw image" and kind == "raw")
+
+
+@dataclass(frozen=True, slots=True)
+class LiveExperiment:
+    """Something that is measured while a machine runs, by `live`."""
+
+    id: str
+    """What `--only` takes."""
+    title: str
+    """Heading of its tables."""
+    sizes_bytes: tuple[int, ...]
+    """Sizes of the machine's memory; empty where there is no machine."""
+
+
+def machine_name(size_bytes: int) -> str:
+    """What a machine with so much memory is called in tables."""
+    return f"machine of {format_size(size_bytes)}"
 
 
 def expand(argv: Sequence[str], vmckpt: Sequence[str], places: Mapping[str, str]) -> list[str]:
@@ -208,3 +242,32 @@ _INFO = Experiment(
 
 EXPERIMENTS: tuple[Experiment, ...] = (_SAVE, _RESTORE, _VERIFY, _DIGEST, _VERSION, _INFO)
 """All experiments; peak memory is measured for those that write (`save`, `restore`), in runs of its own."""
+
+RUNNING, AT_REST = "vmckpt save SOCKET", "vmckpt save IMAGE"
+"""Contenders of `live-time`: the same memory."""
+TRACER, MINIMAL = "vmckpt's tracer", "minimal C handler"
+"""Contenders of `live-traps`."""
+
+QUANTITIES: Mapping[str, Unit] = {
+    "pause": "s",
+    "speed meanwhile": "x",
+    "operations before": "per s",
+    "operations meanwhile": "per s",
+    "save": "s",
+    "used pages that are recorded": "part",
+    "recorded pages for a used one": "x",
+    "recorded pages": "pages",
+    "pages used in the next second": "pages",
+}
+"""What `live` reads off, with its unit. `traps` names its own."""
+
+_SMALL, _MEDIUM, _LARGE = 256 << 20, 1 << 30, 4 << 30
+
+LIVE: tuple[LiveExperiment, ...] = (
+    LiveExperiment("live-pause", "Pause of a live save", (_SMALL, _MEDIUM, _LARGE)),
+    LiveExperiment("live-speed", "Speed of a machine that is being saved", (_MEDIUM,)),
+    LiveExperiment("live-time", "Saves of a running machine and of its memory at rest", (_SMALL, _MEDIUM)),
+    LiveExperiment("live-active", "Active pages", (_SMALL, _MEDIUM)),
+    LiveExperiment("live-traps", "Traps", ()),
+)
+"""All experiments on running machines; `--only live` is all of them."""

@@ -15,6 +15,7 @@ _PEERS: Mapping[str, tuple[str, ...]] = {
     "lz4": ("lz4", "--version"),
     "zstd": ("zstd", "--version"),
     "cp": ("cp", "--version"),
+    "cc": ("cc", "--version"),
     "qemu": ("qemu-system-x86_64", "--version"),
 }
 

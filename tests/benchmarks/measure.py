@@ -7,10 +7,12 @@ A process started by exec inherits the peak of the one it was started from (Linu
 no peak from `wait4` is below the harness's own: `rss_floor_bytes` tells that floor. `sampled` has no such floor.
 """
 
+import json
 import os
 import resource
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,18 @@ from contextlib import contextmanager, suppress
 from tests.benchmarks.results import Footprint, Sample
 from vmckpt.errors import VmckptError
 
-__all__ = ["CommandError", "busy_s", "limited", "rss_floor_bytes", "sampled", "spawn", "stop", "timed"]
+__all__ = [
+    "CommandError",
+    "asked",
+    "busy_s",
+    "last_line",
+    "limited",
+    "rss_floor_bytes",
+    "sampled",
+    "spawn",
+    "stop",
+    "timed",
+]
 
 LIMIT_S = 1800.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -67,6 +80,45 @@ def sampled(argv: Sequence[str], stderr_path: str, labels: tuple[str, str, str, 
     return Footprint(
         *labels, watch.pss_bytes, watch.rss_bytes, watch.largest_bytes, watch.processes, watch.samples
     )
+
+
+def asked(argv: Sequence[str], stderr_path: str, limit_s: float = LIMIT_S) -> dict[str, object]:
+    """Run `argv`, which ends in the JSON object that it prints; that object.
+
+    Raises:
+        CommandError: as for `timed`, or it prints something else.
+    """
+    program = _program(argv)
+    with open(stderr_path, "wb") as errors:
+        process = subprocess.Popen(
+            argv,
+            executable=program,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
+    with process:
+        try:
+            with limited(process.pid, limit_s):
+                printed, _ = process.communicate()
+        except BaseException:  # Ctrl-C too: nothing that was started stays behind
+            _kill(process.pid)
+            raise
+    _check(argv, process.returncode, stderr_path)
+    try:
+        values = json.loads(printed)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise CommandError(f"`{' '.join(argv)}` printed no JSON object: {printed[:100]!r}")
+    return values
+
+
+def last_line(path: str) -> str:
+    """The last thing that a command said there."""
+    with open(path, encoding="utf-8", errors="replace") as errors:
+        return (errors.read().strip().splitlines() or ["it said nothing"])[-1][:300]
 
 
 def busy_s() -> float:
@@ -149,9 +201,7 @@ def _wait(pid: int, limit_s: float) -> tuple[int, resource.struct_rusage]:
 def _check(argv: Sequence[str], exit_code: int, stderr_path: str) -> None:
     if exit_code == 0:
         return
-    with open(stderr_path, encoding="utf-8", errors="replace") as errors:
-        lines = errors.read().strip().splitlines() or ["it said nothing"]
-    raise CommandError(f"`{' '.join(argv)}` ended with status {exit_code}: {lines[-1][:300]}")
+    raise CommandError(f"`{' '.join(argv)}` ended with status {exit_code}: {last_line(stderr_path)}")
 
 
 class _Watch(threading.Thread):

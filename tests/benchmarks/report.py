@@ -4,14 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from tests.benchmarks.cases import EXPERIMENTS
+from tests.benchmarks.cases import EXPERIMENTS, LIVE
 from tests.benchmarks.images import NO_IMAGE
-from tests.benchmarks.results import Footprint, Outcome, Result, Sample, Spread, ratio
-from vmckpt.units import format_duration, format_size
+from tests.benchmarks.results import Footprint, Outcome, Reading, Result, Sample, Spread, ratio
+from vmckpt.units import format_count, format_duration, format_size
 
-__all__ = ["Table", "footprint_table", "measure_text", "ratio_table", "render", "tables", "time_table"]
+__all__ = [
+    "Table",
+    "footprint_table",
+    "measure_text",
+    "ratio_table",
+    "reading_table",
+    "render",
+    "tables",
+    "time_table",
+]
 
-_TITLES = {experiment.id: experiment.title for experiment in EXPERIMENTS}
+_TITLES = {each.id: each.title for each in EXPERIMENTS} | {each.id: each.title for each in LIVE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +44,7 @@ def render(table: Table, *, markdown: bool) -> str:
 
 
 def tables(outcome: Outcome, *, throughput: Sequence[str] = ("verify", "digest")) -> list[Table]:
-    """All tables of an outcome: times and ratios for each experiment and image, then peak memory."""
+    """All tables of an outcome: times and ratios for each experiment and image, peak memory, what was read off."""
     made = []
     floor = outcome.machine.get("rss_floor_bytes")
     floor_bytes = floor if isinstance(floor, int) else 0
@@ -48,6 +57,11 @@ def tables(outcome: Outcome, *, throughput: Sequence[str] = ("verify", "digest")
             made.append(ratio_table(experiment, image, results))
     if outcome.footprints:
         made.append(footprint_table(outcome.footprints))
+    readings = sorted(
+        outcome.readings, key=lambda reading: reading.experiment
+    )  # stable: in the order measured
+    for experiment, found in groupby(readings, key=lambda reading: reading.experiment):
+        made.append(reading_table(experiment, list(found)))
     return [table for table in made if table.rows or table.notes]
 
 
@@ -106,12 +120,35 @@ def footprint_table(footprints: Sequence[Footprint]) -> Table:
     return Table("Peak memory", header, tuple(rows), (note,))
 
 
+def reading_table(experiment: str, readings: Sequence[Reading]) -> Table:
+    """Median and spread of each quantity of an experiment."""
+    header = ("", "on", "figure", "median", "min .. max", "runs")
+    rows = []
+    for reading in readings:
+        if (spread := reading.spread) is not None:
+            low, high = measure_text(spread.low, reading.unit), measure_text(spread.high, reading.unit)
+            middle = measure_text(spread.median, reading.unit)
+            name, count = reading.contender, len(reading.values)
+            rows.append((name, reading.image, reading.quantity, middle, f"{low} .. {high}", str(count)))
+    reasons = dict.fromkeys(_reason(reading) for reading in readings if reading.note)
+    return Table(_TITLES.get(experiment, experiment), header, tuple(rows), tuple(reasons))
+
+
+def _reason(reading: Reading) -> str:
+    where = ", ".join(filter(None, (reading.contender, reading.image)))
+    return f"{where}: {reading.note.removesuffix('.')}."
+
+
 def measure_text(value: float, unit: str) -> str:
-    """A value with its unit, where `unit` is `s`, `bytes` or `x`."""
+    """A value with its unit: `s`, `bytes`, `x`, or another of a reading's."""
     if unit == "s":
-        return format_duration(value)
+        return f"{value * 1e6:.1f} µs" if value < 1e-4 else format_duration(value)
     if unit == "bytes":
         return format_size(value)
+    if unit == "part":
+        return f"{value:.2%}"
+    if unit in {"per s", "pages"}:
+        return format_count(round(value)) + ("/s" if unit == "per s" else "")
     return f"{value:.2f}x"
 
 

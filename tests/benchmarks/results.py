@@ -6,8 +6,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Literal
 
-__all__ = ["Footprint", "Outcome", "Result", "Sample", "Spread", "ratio", "spread_of"]
+__all__ = ["Footprint", "Outcome", "Reading", "Result", "Sample", "Spread", "Unit", "ratio", "spread_of"]
+
+Unit = Literal["s", "x", "part", "per s", "pages"]
+"""Of a reading; `x` is a ratio, `part` one that is shown in per cent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,33 @@ class Footprint:
     """How often the processes were looked at."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All values of one quantity that was read off, rather than timed from outside."""
+
+    experiment: str
+    """Id of the experiment."""
+    image: str
+    """What it was read on: a size of memory, say."""
+    contender: str
+    """What its row is called."""
+    quantity: str
+    """What the values are."""
+    unit: Unit
+    """Their unit."""
+    values: tuple[float, ...] = ()
+    """One for each run, in order; empty when `note` says why."""
+    ours: bool = True
+    """True for vmckpt, False for a peer."""
+    note: str = ""
+    """Why there is nothing to show."""
+
+    @property
+    def spread(self) -> Spread | None:
+        """Median and extremes."""
+        return spread_of(self.values)
+
+
 @dataclass(slots=True)
 class Outcome:
     """Everything one run of the benchmarks brought: grows while it runs."""
@@ -110,6 +141,8 @@ class Outcome:
     results: list[Result] = field(default_factory=list)
     """In the order measured."""
     footprints: list[Footprint] = field(default_factory=list)
+    """In the order measured."""
+    readings: list[Reading] = field(default_factory=list)
     """In the order measured."""
     notes: list[str] = field(default_factory=list)
     """What was left out, and why."""
@@ -123,6 +156,14 @@ class Outcome:
                 return result if result.samples else None
         return None
 
+    def reading(self, experiment: str, image: str, contender: str, quantity: str) -> Reading | None:
+        """The reading of these ids that has values, or None."""
+        wanted = (experiment, image, contender, quantity)
+        for reading in self.readings:
+            if (reading.experiment, reading.image, reading.contender, reading.quantity) == wanted:
+                return reading if reading.values else None
+        return None
+
     def as_json(self) -> dict[str, object]:
         """The same as plain values, with the medians spelled out."""
         return {
@@ -130,6 +171,7 @@ class Outcome:
             "images": self.images,
             "results": [asdict(result) | _medians(result) for result in self.results],
             "footprints": [asdict(footprint) for footprint in self.footprints],
+            "readings": [asdict(reading) | {"spread": _plain(reading.spread)} for reading in self.readings],
             "notes": self.notes,
             "complete": self.complete,
         }
@@ -151,4 +193,8 @@ def ratio(numerator: float | None, denominator: float | None) -> float | None:
 
 def _medians(result: Result) -> dict[str, object]:
     pairs: Iterable[tuple[str, Spread | None]] = (("wall_s", result.wall_s), ("cpu_s", result.cpu_s))
-    return {name: None if spread is None else asdict(spread) for name, spread in pairs}
+    return {name: _plain(spread) for name, spread in pairs}
+
+
+def _plain(spread: Spread | None) -> dict[str, float] | None:
+    return None if spread is None else asdict(spread)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from tests.benchmarks.cases import AT_REST, MINIMAL, QUANTITIES, RUNNING, TRACER, machine_name
 from tests.benchmarks.images import Image
 from tests.benchmarks.report import Table, measure_text
-from tests.benchmarks.results import Outcome, ratio
+from tests.benchmarks.results import Outcome, Reading, ratio
 
-__all__ = ["TARGETS", "Target", "Verdict", "judge", "verdict_table"]
+__all__ = ["READING_TARGETS", "TARGETS", "ReadingTarget", "Target", "Verdict", "judge", "verdict_table"]
 
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -68,15 +69,60 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadingTarget:
+    """One figure that was read off: alone, or as so many times a peer's."""
+
+    experiment: str
+    """Id of the experiment."""
+    subject: str
+    """Id of the contender that is judged."""
+    quantity: str
+    """The reading's; where it ends in `*`, every one that begins so."""
+    bound: Bound
+    """On which side of `limit` the value has to lie."""
+    limit: float
+    """In the reading's unit; a ratio where there is a peer."""
+    peer: str = ""
+    """Id of the contender that it is divided by."""
+    image: str = ""
+    """Where it is asked for; empty: everywhere."""
+    peer_image: str = ""
+    """Where the same contender has what it is divided by."""
+    every_run: bool = False
+    """The worst run is judged, not the median."""
+
+    def applies(self, reading: Reading) -> bool:
+        """Whether it is asked of `reading`."""
+        stem = self.quantity.removesuffix("*")
+        same = reading.quantity.startswith(stem) if stem != self.quantity else reading.quantity == stem
+        ids = (reading.experiment, reading.contender)
+        return same and ids == (self.experiment, self.subject) and self.image in {"", reading.image}
+
+    def value(self, outcome: Outcome, reading: Reading) -> float | None:
+        """What is judged of `reading`; None where there is nothing to divide by."""
+        if (spread := reading.spread) is None:
+            return None
+        if not self.peer and not self.peer_image:
+            worst = spread.low if self.bound in {Bound.AT_LEAST, Bound.MORE_THAN} else spread.high
+            return worst if self.every_run else spread.median
+        peer = outcome.reading(
+            self.experiment, self.peer_image or reading.image, self.peer or self.subject, reading.quantity
+        )
+        return None if peer is None or peer.spread is None else ratio(spread.median, peer.spread.median)
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What came out for one target on one image."""
 
-    target: Target
+    target: Target | ReadingTarget
     """What was asked for."""
     image: str
     """Name of the image; empty when there was none that it applies to."""
     value: float | None
     """What was measured, in the target's unit; None when it was not."""
+    reading: Reading | None = None
+    """What a `ReadingTarget` was judged by."""
 
     @property
     def met(self) -> bool | None:
@@ -102,8 +148,38 @@ TARGETS: tuple[Target, ...] = (
     Target("restore", "vmckpt restore", "memory", Bound.LESS_THAN, 256.0 * _MIB, real_only=False),
     Target("version", "vmckpt --version", "time", Bound.LESS_THAN, 0.060, real_only=False),
     Target("info", "vmckpt info", "time", Bound.LESS_THAN, 0.200, real_only=False),
+    Target("live-time", RUNNING, "speed", Bound.AT_LEAST, 0.5, AT_REST, real_only=False),
 )
 """Two cores, page cache warm, ratios of medians from one run."""
+
+_RECALL, _SIZE = "used pages that are recorded", "recorded pages for a used one"
+_SMALLEST, _LARGEST = machine_name(256 * _MIB), machine_name(4 * _GIB)
+
+READING_TARGETS: tuple[ReadingTarget, ...] = (
+    *(
+        ReadingTarget("live-pause", f"--trace {rule}", "pause", Bound.LESS_THAN, 0.005)
+        for rule in ("access", "write")
+    ),
+    *(
+        ReadingTarget(
+            *("live-pause", f"--trace {rule}", "pause", Bound.AT_MOST, 2.0),
+            image=_LARGEST,
+            peer_image=_SMALLEST,
+        )
+        for rule in ("access", "write")
+    ),
+    *(
+        ReadingTarget("live-speed", f"1 vCPU, --trace {rule}", "speed meanwhile", Bound.AT_LEAST, 0.5)
+        for rule in ("access", "write")
+    ),
+    *(
+        ReadingTarget("live-active", f"--trace {rule}", quantity, bound, limit, every_run=True)
+        for rule in ("access", "working-set")
+        for quantity, bound, limit in ((_RECALL, Bound.AT_LEAST, 0.99), (_SIZE, Bound.AT_MOST, 1.2))
+    ),
+    ReadingTarget("live-traps", TRACER, "a trap*", Bound.LESS_THAN, 2.0, MINIMAL),
+)
+"""Of a machine with the workload working-set."""
 
 
 def judge(outcome: Outcome, images: Mapping[str, Image]) -> list[Verdict]:
@@ -116,6 +192,13 @@ def judge(outcome: Outcome, images: Mapping[str, Image]) -> list[Verdict]:
             if target.applies(image) and (value := _value(outcome, target, name)) is not None
         ]
         verdicts += values or [Verdict(target, "", None)]
+    for asked in READING_TARGETS:
+        found = [
+            Verdict(asked, reading.image, value, reading)
+            for reading in outcome.readings
+            if asked.applies(reading) and (value := asked.value(outcome, reading)) is not None
+        ]
+        verdicts += found or [Verdict(asked, "", None)]
     return verdicts
 
 
@@ -125,12 +208,9 @@ def verdict_table(verdicts: list[Verdict]) -> Table:
     rows = []
     for verdict in verdicts:
         target = verdict.target
-        what = f"{target.subject}: {target.quantity}"
-        if target.peer:
-            what += f" against {target.peer}"
-        value = "" if verdict.value is None else _text(target, verdict.value)
-        asked = f"{target.bound.value} {_text(target, target.limit)}"
-        rows.append((what, verdict.image, asked, value, words[verdict.met]))
+        value = "" if verdict.value is None else _text(verdict, verdict.value)
+        asked = f"{target.bound.value} {_text(verdict, target.limit)}"
+        rows.append((_what(verdict), verdict.image, asked, value, words[verdict.met]))
     return Table("Figures to meet", ("figure", "image", "asked", "measured", ""), tuple(rows))
 
 
@@ -152,5 +232,17 @@ def _value(outcome: Outcome, target: Target, image: str) -> float | None:
     return ratio(peer.wall_s.median, subject.wall_s.median)
 
 
-def _text(target: Target, value: float) -> str:
-    return measure_text(value, {"time": "s", "memory": "bytes"}.get(target.quantity, "x"))
+def _what(verdict: Verdict) -> str:
+    target, reading = verdict.target, verdict.reading
+    peer = target.peer or (target.peer_image if isinstance(target, ReadingTarget) else "")
+    quantity = target.quantity.removesuffix("*") if reading is None else reading.quantity
+    return f"{target.subject}: {quantity}" + (f" against {peer}" if peer else "")
+
+
+def _text(verdict: Verdict, value: float) -> str:
+    target = verdict.target
+    if isinstance(target, Target):
+        return measure_text(value, {"time": "s", "memory": "bytes"}.get(target.quantity, "x"))
+    if target.peer or target.peer_image:
+        return measure_text(value, "x")
+    return measure_text(value, QUANTITIES[target.quantity])

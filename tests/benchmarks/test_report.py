@@ -3,8 +3,17 @@ import json
 import pytest
 
 from tests.benchmarks.blocks import Cell, Setting, grid_table
-from tests.benchmarks.report import Table, footprint_table, ratio_table, render, tables, time_table
-from tests.benchmarks.results import Footprint, Outcome, Result, Sample, Spread, ratio, spread_of
+from tests.benchmarks.report import (
+    Table,
+    footprint_table,
+    measure_text,
+    ratio_table,
+    reading_table,
+    render,
+    tables,
+    time_table,
+)
+from tests.benchmarks.results import Footprint, Outcome, Reading, Result, Sample, Spread, ratio, spread_of
 
 MIB = 1 << 20
 
@@ -136,6 +145,51 @@ def test_json_holds_samples_and_medians() -> None:
     (plain,) = json.loads(json.dumps(outcome.as_json()))["results"]
     assert plain["wall_s"] == {"median": 2.0, "low": 1.0, "high": 3.0}
     assert [sample["wall_s"] for sample in plain["samples"]] == [3.0, 1.0, 2.0]
+
+
+def test_readings_have_a_row_for_each_quantity_and_their_reasons_once() -> None:
+    readings = [
+        Reading("live-pause", "machine", "--trace access", "pause", "s", (0.002, 0.001, 0.009)),
+        Reading("live-pause", "machine", "--trace write", "", "x", note="no luck."),
+        Reading("live-pause", "machine", "--trace write", "", "x", note="no luck."),
+    ]
+    table = reading_table("live-pause", readings)
+    assert table.title == "Pause of a live save"
+    assert table.rows == (("--trace access", "machine", "pause", "2.0 ms", "1.0 ms .. 9.0 ms", "3"),)
+    assert table.notes == ("--trace write, machine: no luck.",)
+
+
+def test_readings_are_gathered_by_experiment() -> None:
+    readings = [
+        Reading(experiment, image, "c", "pause", "s", (1.0,))
+        for image in ("small", "large")
+        for experiment in ("live-pause", "live-active")
+    ]
+    active, pause = tables(Outcome(readings=readings))
+    assert [row[1] for row in active.rows] == [row[1] for row in pause.rows] == ["small", "large"]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (4.26e-6, "s", "4.3 µs"),
+        (0.00042, "s", "420 µs"),
+        (0.9912, "part", "99.12%"),
+        (2409860.4, "per s", "2 409 860/s"),
+        (26112.0, "pages", "26 112"),
+        (0.754, "x", "0.75x"),
+    ],
+    ids=["a trap", "a pause", "part", "operations", "pages", "ratio"],
+)
+def test_values_are_shown_with_their_unit(value: float, unit: str, text: str) -> None:
+    assert measure_text(value, unit) == text
+
+
+def test_json_holds_readings_with_their_spread() -> None:
+    outcome = Outcome(readings=[Reading("live-pause", "m", "c", "pause", "s", (2.0, 1.0, 9.0))])
+    (plain,) = json.loads(json.dumps(outcome.as_json()))["readings"]
+    assert plain["values"] == [2.0, 1.0, 9.0]
+    assert plain["spread"] == {"median": 2.0, "low": 1.0, "high": 9.0}
 
 
 def test_the_block_grid_has_a_column_for_each_number_of_jobs() -> None:

@@ -1,16 +1,28 @@
+from typing import Literal
+
 import pytest
 
-from tests.benchmarks.cases import EXPERIMENTS
+from tests.benchmarks.cases import AT_REST, EXPERIMENTS, LIVE, MINIMAL, QUANTITIES, RUNNING, TRACER
 from tests.benchmarks.images import Image
-from tests.benchmarks.results import Footprint, Outcome, Result, Sample
-from tests.benchmarks.targets import TARGETS, Bound, Target, Verdict, judge, verdict_table
+from tests.benchmarks.results import Footprint, Outcome, Reading, Result, Sample
+from tests.benchmarks.targets import (
+    READING_TARGETS,
+    TARGETS,
+    Bound,
+    ReadingTarget,
+    Target,
+    Verdict,
+    judge,
+    verdict_table,
+)
 
 GIB = 1 << 30
 REAL = Image("guest.raw", "raw", "real", 2 * GIB)
 CREATED = Image("created 2 GiB", "raw", "created", 2 * GIB)
 CONTENDERS = {
     (experiment.id, contender.id) for experiment in EXPERIMENTS for contender in experiment.contenders
-}
+} | {("live-time", RUNNING), ("live-time", AT_REST)}
+SMALL, LARGE = "machine of 256 MiB", "machine of 4.00 GiB"
 
 
 def result(image: str, contender: str, wall_s: float, file_bytes: int) -> Result:
@@ -101,3 +113,73 @@ def test_the_table_tells_met_from_missed_from_not_measured() -> None:
 
 def test_a_target_without_sizes_applies_to_all() -> None:
     assert Target("save", "vmckpt save", "size", Bound.AT_MOST, 1.0, "lz4 -1").applies(REAL)
+
+
+def pause(image: str, *values: float) -> Reading:
+    return Reading("live-pause", image, "--trace access", "pause", "s", values)
+
+
+def trap(contender: str, image: str, value: float) -> Reading:
+    return Reading("live-traps", image, contender, "a trap, on one core", "s", (value,))
+
+
+def judged(*readings: Reading) -> dict[tuple[str, str], bool | None]:
+    """Figure and image -> whether it is met, of those that were measured."""
+    table = verdict_table(judge(Outcome(readings=list(readings)), {}))
+    words = {"met": True, "MISSED": False}
+    return {(row[0], row[1]): words[row[4]] for row in table.rows if row[4] in words}
+
+
+@pytest.mark.parametrize(
+    "target", READING_TARGETS, ids=lambda target: f"{target.subject}-{target.quantity}-{target.peer_image}"
+)
+def test_every_target_of_a_reading_names_what_is_read_off(target: ReadingTarget) -> None:
+    assert target.experiment in {experiment.id for experiment in LIVE}
+    assert target.quantity in QUANTITIES or target.experiment == "live-traps"
+
+
+def test_a_median_is_judged_wherever_it_was_measured() -> None:
+    figure = "--trace access: pause"
+    found = judged(pause(SMALL, 0.001, 0.0049, 0.3), pause("machine of 1.00 GiB", 0.005))
+    assert found == {(figure, SMALL): True, (figure, "machine of 1.00 GiB"): False}
+
+
+def test_the_largest_machine_is_judged_against_the_smallest() -> None:
+    figure = f"--trace access: pause against {SMALL}"
+    assert judged(pause(SMALL, 0.001), pause(LARGE, 0.002))[figure, LARGE] is True
+    assert judged(pause(SMALL, 0.001), pause(LARGE, 0.0021))[figure, LARGE] is False
+    assert (figure, LARGE) not in judged(pause(LARGE, 0.002))
+
+
+def test_traps_are_judged_against_the_peer_for_each_size_of_block() -> None:
+    readings = [trap(TRACER, "small", 9.0), trap(MINIMAL, "small", 5.0)]
+    readings += [trap(TRACER, "large", 20.0), trap(MINIMAL, "large", 10.0), trap(TRACER, "alone", 1.0)]
+    figure = f"{TRACER}: a trap, on one core against {MINIMAL}"
+    assert judged(*readings) == {(figure, "small"): True, (figure, "large"): False}
+
+
+@pytest.mark.parametrize(
+    ("quantity", "unit", "values", "met"),
+    [
+        pytest.param("used pages that are recorded", "part", (0.99, 1.0, 1.0), True, id="all runs"),
+        pytest.param("used pages that are recorded", "part", (0.98, 1.0, 1.0), False, id="but one"),
+        pytest.param("recorded pages for a used one", "x", (1.0, 1.0, 1.2), True, id="no run too many"),
+        pytest.param("recorded pages for a used one", "x", (1.0, 1.0, 1.3), False, id="one run too many"),
+    ],
+)
+def test_active_pages_are_judged_by_the_worst_run(
+    quantity: str, unit: Literal["part", "x"], values: tuple[float, ...], met: bool
+) -> None:
+    reading = Reading("live-active", SMALL, "--trace access", quantity, unit, values)
+    assert judged(reading) == {(f"--trace access: {quantity}", SMALL): met}
+
+
+def test_a_save_of_a_running_machine_may_take_twice_as_long() -> None:
+    samples = {RUNNING: 2.0, AT_REST: 1.0}
+    results = [
+        Result("live-time", SMALL, name, True, (Sample(wall_s, wall_s, None),))
+        for name, wall_s in samples.items()
+    ]
+    image = Image(SMALL, "raw", "created", 256 << 20)
+    found = [v for v in judge(Outcome(results=results), {SMALL: image}) if v.target.subject == RUNNING]
+    assert [(v.image, v.value, v.met) for v in found] == [(SMALL, 0.5, True)]

@@ -19,7 +19,10 @@ from tests.benchmarks.measure import CommandError, sampled, timed
 from tests.benchmarks.qemu import migrated
 from tests.benchmarks.results import Footprint, Result, Sample
 
-__all__ = ["Bench", "compare", "footprints"]
+__all__ = ["FULL_RUNS", "Bench", "compare", "footprints"]
+
+FULL_RUNS = 5
+"""What is asked for unless somebody asks for another number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,10 @@ class Bench:
     """Holds all outputs; on the disk that is measured."""
     runs: int
     """Timed runs of each contender."""
+
+    def scaled(self, full: int) -> int:
+        """How often to measure what a full run measures `full` times: more or less often where more or fewer runs are asked for."""
+        return max(full * self.runs // FULL_RUNS, 1)
 
 
 @dataclass(slots=True)
