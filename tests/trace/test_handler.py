@@ -342,7 +342,7 @@ class Broken:
 
     def let(self, trap: Trap, pages: PageRange, *, writes: bool) -> None: ...
 
-    def arm(self, _: PageRange, *, reads: bool = False) -> None:
+    def arm(self, _: PageRange, *, reads: bool = False) -> None:  # noqa: ARG002
         raise self.error
 
     def close(self) -> None:

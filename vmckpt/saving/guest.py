@@ -150,7 +150,11 @@ class Guest:
 
     def check(self) -> None:
         """Raise IoError if the machine has ended."""
-        if self._poll.poll(0):
+        self.wait(0.0)
+
+    def wait(self, seconds: float) -> None:
+        """Let the machine work for so long; raise IoError when it has ended."""
+        if self._poll.poll(seconds * 1000):
             raise IoError("the machine ended while it was being saved")
 
     def close(self) -> None:

@@ -42,6 +42,9 @@ __all__ = ["TRACERS", "LiveRequest", "live_request", "save_live"]
 TRACERS = ("auto", "userfaultfd", "software")
 """Ways to trace: by the kernel, without its help, or by the first of the two that works."""
 
+_SETTLE_S = 3.0  # at the longest
+_WINDOW_S = 0.1
+_STILL_NEW = 0.01  # of the pages seen, in a window
 _NO_TRACES = Needs(first_touch=False, writes=False, protect=False)
 
 
@@ -193,10 +196,24 @@ class _Save:
             on_done=self._tell,
         )
         self._pipe(InstantMemory(self._memory, journal, self._block_pages), feed)
+        if self._live.rule is Rule.WORKING_SET:
+            self._settle(hear)
         handler.confirm()  # and so the traces were in place to the end
         hear()
         self._ops_per_s_during = self._guest.end(stop=False)  # no traces any more, before the file is on disk
         return moment
+
+    def _settle(self, hear: Callable[[], object]) -> None:
+        """Trace on until hardly any new page is seen: the save may be over before the machine has touched what it uses.
+
+        VEE'11's traces stayed for as long as its save took, a minute and a half.
+        """
+        deadline_s = time.monotonic() + _SETTLE_S
+        known = seen = 0
+        while time.monotonic() < deadline_s and (not known or seen - known > _STILL_NEW * seen):
+            self._guest.wait(_WINDOW_S)
+            hear()
+            known, seen = seen, len(self._active_pages())
 
     def _run_rounds(self, journal: Journal, handler: Handler) -> Moment:
         begun = self._guest.begin()
