@@ -141,7 +141,8 @@ def save(
     """
     from vmckpt.checkpoint.codec import choose
     from vmckpt.output import refuse_input
-    from vmckpt.saving.source import STORAGE_BLOCK_BYTES, Request, check_blocks, save_source
+    from vmckpt.saving.request import STORAGE_BLOCK_BYTES, Request, check_blocks
+    from vmckpt.saving.source import save_source
 
     started = time.perf_counter()
     choice = choose(codec)
@@ -154,7 +155,8 @@ def save(
     tracing = {"mode": mode, "trace": trace, "tracer": tracer, "estimator": estimator}
     machine = {"workload": workload, "vcpus": vcpus, "seed": seed, "warmup-ops": warmup_ops}
     if workload is not None or _is_socket(source):
-        from vmckpt.saving.live import live_request, save_live
+        from vmckpt.saving.live import save_live
+        from vmckpt.saving.live_request import live_request
 
         live = live_request(**tracing)
         if workload is None:
@@ -262,7 +264,8 @@ def convert(
     """
     from vmckpt.checkpoint.check import prove_metadata
     from vmckpt.checkpoint.codec import CODEC_NAMES, choose
-    from vmckpt.saving.source import Request, check_blocks, save_source
+    from vmckpt.saving.request import Request, check_blocks
+    from vmckpt.saving.source import save_source
 
     started = time.perf_counter()
     with open_checkpoint(checkpoint) as opened:

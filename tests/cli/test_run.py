@@ -19,6 +19,7 @@ from vmckpt.machine.client import ask
 from vmckpt.machine.image import create_image
 from vmckpt.machine.session import Session, Wishes
 from vmckpt.saving import source as saving
+from vmckpt.saving.request import Request
 
 SOON_S = 60.0
 RUN_KEYS = {"ops", "digest", "elapsed_s", "ops_per_s"}
@@ -184,7 +185,7 @@ def stopped(folder: Path) -> Path:
         session.run(until_ops=3000)
         session.finish()
         kept = saving.Carried(b"", [], [(SectionType.VCPU_STATE, session.machine.machine_state().to_json())])
-        request = saving.Request(choose("lz4"), 1 << 20, "physical", jobs=1, dedup=True, force=False)
+        request = Request(choose("lz4"), 1 << 20, "physical", jobs=1, dedup=True, force=False)
         with session.machine.ram.reader() as reader:
             saving.save_source(reader, str(path), request, carried=kept)
     return path

@@ -5,83 +5,47 @@
     no traces    prepare ─▶ hold ─▶ pipeline ─▶ (checkpoint: end) ─▶ index, name ─▶ (suspend: end: stop)
 
 The save runs in this process; the machine hands over its memory and its userfaultfds and has to do nothing but pause for
-the instant. Whatever ends here, and however: the last userfaultfd closes, the kernel lifts the traces, the supervisor
-sees the conversation end and lets a held machine go on. Called by `api.save`.
+the instant. Whatever ends here, and however: the supervisor sees the conversation end, lifts the traces and lets a held
+machine go on. Called by `api.save`.
+
+Longer than most modules: it is the one place where all that takes part in a live save comes together.
 """
 
 import contextlib
 import os
 import struct
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 from vmckpt.checkpoint.codec import CODEC_NAMES
 from vmckpt.checkpoint.format import SectionType
 from vmckpt.checkpoint.writer import CheckpointWriter, new_header
-from vmckpt.errors import IoError, UsageError
+from vmckpt.errors import IoError
 from vmckpt.machine.client import Conversation
 from vmckpt.pages import PAGE_BYTES, PageRange, PageReader
 from vmckpt.reports import LiveReport, PageCounts, Progress, SaveReport
-from vmckpt.saving.estimators import ESTIMATORS, ByScanning, ByTracing, Estimator
+from vmckpt.saving.estimators import ByScanning, ByTracing, Estimator
 from vmckpt.saving.guest import Guest, Moment
 from vmckpt.saving.instant import InstantFeed, InstantMemory
 from vmckpt.saving.latest import LatestTally
+from vmckpt.saving.live_request import LiveRequest
 from vmckpt.saving.order import block_numbers
 from vmckpt.saving.pipeline import Feed, Pipeline, batch_blocks
+from vmckpt.saving.request import Request
 from vmckpt.saving.rest import save_at_rest
-from vmckpt.saving.rounds import RoundsFeed, StopRule, Tracing
-from vmckpt.saving.source import METADATA, Request, open_output
+from vmckpt.saving.rounds import RoundsFeed, Tracing
+from vmckpt.saving.source import METADATA, open_output
 from vmckpt.sources.segments import SegmentSource
 from vmckpt.trace.handler import Handler
 from vmckpt.trace.journal import Entry, Journal
 from vmckpt.trace.rules import Mode, Needs, Rule, needs
 
-__all__ = ["TRACERS", "LiveRequest", "live_request", "save_live"]
-
-TRACERS = ("auto", "userfaultfd", "software")
-"""Ways to trace: by the kernel, without its help, or by the first of the two that works."""
+__all__ = ["save_live"]
 
 _SETTLE_S = 3.0  # at the longest
 _WINDOW_S = 0.1
 _STILL_NEW = 0.01  # of the pages seen, in a window
 _NO_TRACES = Needs(first_touch=False, writes=False, protect=False)
-
-
-class LiveRequest(NamedTuple):
-    """What is asked of a save of a running machine, beside what is asked of any."""
-
-    mode: Mode
-    rule: Rule | None
-    """Which touches trap; None: none, and the machine stands still while it is saved."""
-    mechanism: str
-    """`auto`, `userfaultfd` or `software`."""
-    estimator: str
-    """Which pages count as active: `tracing` or `scanning`."""
-    stop_rule: StopRule = StopRule()
-
-
-def live_request(
-    mode: str | None, trace: str | None, tracer: str | None, estimator: str | None
-) -> LiveRequest:
-    """What the words stand for that people write; None: `checkpoint`, `access`, `auto`, `tracing`.
-
-    Raises:
-        UsageError: there is no such mode, trace, tracer or estimator.
-    """
-    modes = {each.value: each for each in Mode}
-    rules: dict[str, Rule | None] = {each.value: each for each in Rule} | {"off": None}
-    asked: dict[str, tuple[str, Collection[str]]] = {
-        "mode": (mode or "checkpoint", modes),
-        "trace": (trace or "access", rules),
-        "tracer": (tracer or "auto", TRACERS),
-        "estimator": (estimator or "tracing", ESTIMATORS),
-    }
-    for what, (word, known) in asked.items():
-        if word not in known:
-            raise UsageError(f"there is no {what} {word!r}: expected one of {', '.join(known)}")
-    words = [word for word, _ in asked.values()]
-    return LiveRequest(modes[words[0]], rules[words[1]], words[2], words[3])
 
 
 def save_live(

@@ -8,47 +8,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from vmckpt.checkpoint.codec import CODEC_NAMES, Choice
-from vmckpt.checkpoint.format import Header, Limits, SectionType
+from vmckpt.checkpoint.codec import CODEC_NAMES
+from vmckpt.checkpoint.format import Header, SectionType
 from vmckpt.checkpoint.writer import CheckpointWriter, new_header
-from vmckpt.errors import CorruptionError, UsageError
+from vmckpt.errors import CorruptionError
 from vmckpt.hashing import fingerprint
 from vmckpt.output import AtomicFile
-from vmckpt.pages import PAGE_BYTES, Source
+from vmckpt.pages import Source
 from vmckpt.reports import Progress, SaveReport
 from vmckpt.saving.order import block_numbers, ordered
+from vmckpt.saving.request import Request
 from vmckpt.saving.rest import Saved, save_at_rest
-from vmckpt.units import format_size
 from vmckpt.version import __version__
 
 __all__ = [
     "METADATA",
-    "STORAGE_BLOCK_BYTES",
     "Carried",
-    "Request",
-    "check_blocks",
     "open_output",
     "save_source",
 ]
 
-STORAGE_BLOCK_BYTES = 1 << 20
 _STDOUT = 1
-
-
-class Request(NamedTuple):
-    """How to save."""
-
-    choice: Choice
-    """Codec, level and memory block size."""
-    storage_block_bytes: int
-    layout: str
-    """Order of memory blocks; one of `order.LAYOUTS`."""
-    jobs: int
-    """Worker processes."""
-    dedup: bool
-    """Store equal pages once."""
-    force: bool
-    """Replace an existing file."""
 
 
 class Carried(NamedTuple):
@@ -65,30 +45,6 @@ METADATA = b'{"writer":"vmckpt %s"}' % __version__.encode()
 """The body of the metadata section of a save."""
 
 _NOTHING = Carried(b"", [], [(SectionType.METADATA, METADATA)])
-
-
-def check_blocks(request: Request) -> None:
-    """Refuse block sizes that no checkpoint can have, before any work is done for them.
-
-    Raises:
-        UsageError: a size is no power of two or out of bounds.
-    """
-    memory_bytes = request.choice.memory_block_bytes
-    for option, size_bytes, least, most, why in (
-        ("--memory-block", memory_bytes, PAGE_BYTES, Limits.MEMORY_BLOCK_BYTES, ""),
-        (
-            "--storage-block",
-            request.storage_block_bytes,
-            2 * memory_bytes,
-            Limits.STORAGE_BLOCK_BYTES,
-            " (twice the memory block)",
-        ),
-    ):
-        if not least <= size_bytes <= most or size_bytes & (size_bytes - 1):
-            raise UsageError(
-                f"{option} cannot be {size_bytes} bytes: expected a power of two "
-                f"from {format_size(least)}{why} to {format_size(most)}"
-            )
 
 
 def save_source(
