@@ -1,4 +1,5 @@
 import os
+import select
 import signal
 import time
 from collections.abc import Iterator
@@ -311,3 +312,25 @@ def test_a_machine_goes_on_only_with_the_recording_that_it_had(tmp_path: Path) -
     )
     with load(tmp_path, content(NUMBERS)) as ram, pytest.raises(UsageError, match="fingerprint"):
         again(ram, made, recording)
+
+
+def test_a_callback_that_asks_the_vcpus_may_hear_what_was_to_be_heard_next(tmp_path: Path) -> None:
+    with boot(load(tmp_path, content(NUMBERS)), vcpus=2) as machine:
+        reading, writing = os.pipe()
+
+        def pause(_: int) -> None:
+            os.read(reading, 1)
+            machine.pause()
+
+        # Watched before the vCPUs are: so it comes first in a round of events.
+        machine.watch(reading, select.POLLIN, pause)
+        machine.start(until_ops=100)
+        deadline_s = time.monotonic() + SOON_S
+        while machine.status().ops < 200 and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+        time.sleep(0.05)  # each has told that it has reached its end, and nobody has listened
+        os.write(writing, b"x")
+        assert machine.wait(SOON_S)
+        machine.unwatch(reading)
+        os.close(reading)
+        os.close(writing)

@@ -282,7 +282,10 @@ class Machine:
     def _hear(self, vcpu: Vcpu, events: int) -> None:
         del events
         with self._all_or_nothing():
-            vcpu.hear()
+            if (
+                vcpu.has_news()
+            ):  # an earlier callback of this round may have asked it something, and heard it out
+                vcpu.hear()
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:

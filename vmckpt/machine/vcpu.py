@@ -124,6 +124,10 @@ class Vcpu:
             "for a page that nobody brings?"
         )
 
+    def has_news(self) -> bool:
+        """Whether there is a message to receive, or the end."""
+        return self._link.wait(0)
+
     def hear(self) -> Message:
         """Receive one message.
 
