@@ -2,7 +2,7 @@
 
 Each function opens what it reads, does the whole job and closes it; each returns a report, a value with units in its
 names. The command line adds words and tables to these and nothing else. Imports are late because every command pays
-for them at its start.
+for them at its start. Longer than most modules: it is a list of functions, and one place to look for them.
 """
 
 # Annotations name classes that are imported late.
@@ -154,18 +154,19 @@ def save(
     check_blocks(request)
     tracing = {"mode": mode, "trace": trace, "tracer": tracer, "estimator": estimator}
     machine = {"workload": workload, "vcpus": vcpus, "seed": seed, "warmup-ops": warmup_ops}
-    if workload is not None or _is_socket(source):
+    runs = _is_socket(source)
+    if runs or workload is not None:
         from vmckpt.saving.live import save_live
         from vmckpt.saving.live_request import live_request
 
         live = live_request(**tracing)
-        if workload is None:
+        if runs:
             _refuse(
                 machine, "is for a machine that is booted, and this one runs already: leave it out", source
             )
         else:
             refuse_input(source, checkpoint)
-        with _machine(source, workload, vcpus, seed, warmup_ops or 0) as conversation:
+        with _machine(source, None if runs else workload, vcpus, seed, warmup_ops or 0) as conversation:
             started = time.perf_counter()  # booting is no part of the save
             report = save_live(conversation, checkpoint, request, live, progress=progress)
         return report._replace(elapsed_s=time.perf_counter() - started)
@@ -184,7 +185,9 @@ def save(
 
 def _is_socket(path: str) -> bool:
     try:
-        return stat.S_ISSOCK(os.stat(path).st_mode)
+        return path != "-" and stat.S_ISSOCK(os.stat(path).st_mode)
+    except FileNotFoundError as error:
+        raise IoError.of(error, "cannot open", path=path) from error
     except OSError:
         return False  # whoever opens it says what is wrong
 
@@ -444,6 +447,8 @@ def rebuild_index(
 def digest(source: str, *, jobs: int | None = None, progress: Progress | None = None) -> str:
     """The digest of a source's memory, 32 hex digits; a checkpoint's follows from the page hashes that it keeps.
 
+    A running machine (`source` is its control socket) stands still meanwhile.
+
     Raises:
         SourceError: the source holds no memory that vmckpt reads.
         CorruptionError: it is a checkpoint, and damaged where this looks.
@@ -451,5 +456,10 @@ def digest(source: str, *, jobs: int | None = None, progress: Progress | None = 
     """
     from vmckpt.sources.hashes import digest_of
 
+    if _is_socket(source):
+        from vmckpt.saving.guest import held_memory
+
+        with _machine(source, None, None, None, 0) as conversation, held_memory(conversation) as memory:
+            return digest_of(memory, jobs=worker_count(jobs), progress=progress).hex()
     with open_source(source) as opened:
         return digest_of(opened, jobs=worker_count(jobs), progress=progress).hex()

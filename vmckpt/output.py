@@ -117,6 +117,17 @@ class AtomicFile:
                 finally:
                     os.close(fd)
 
+    def sync(self) -> None:
+        """Make what was written so far durable, which `commit` does as well: after this it has less to do.
+
+        Raises:
+            IoError: it could not be written.
+        """
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            raise IoError.of(error, "cannot finish the file", path=self.path) from error
+
     def commit(self) -> None:
         """Make the file durable, give it its name, and make the name durable.
 

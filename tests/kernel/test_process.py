@@ -15,6 +15,8 @@ from vmckpt.kernel.process import (
     peer_of,
     receive_descriptors,
     send_descriptors,
+    undisturbed,
+    unstoppable,
 )
 
 Pair = tuple[socket.socket, socket.socket]
@@ -227,3 +229,22 @@ def test_a_child_keeps_the_descriptors_that_it_is_told_to_and_the_standard_ones(
     os.close(kept)
     os.close(closed)
     assert os.waitstatus_to_exitcode(status) & 0b1100 == 0b0100
+
+
+def test_signals_wait_until_the_moment_is_over() -> None:
+    got: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: got.append(number))
+    try:
+        with undisturbed():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert got == []
+        assert got == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_ctrl_z_is_ignored_for_a_while() -> None:
+    before = signal.getsignal(signal.SIGTSTP)
+    with unstoppable():
+        assert signal.getsignal(signal.SIGTSTP) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTSTP) is before

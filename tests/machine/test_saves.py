@@ -25,7 +25,7 @@ from tests.machine.saver import (
     SaverProcess,
     die,
 )
-from vmckpt.errors import FeatureError, IoError, UsageError, VmckptError
+from vmckpt.errors import FeatureError, IoError, UsageError, VmckptError, WorkerError
 from vmckpt.kernel.features import Features, probe
 from vmckpt.kernel.uffdio import Feature
 from vmckpt.layout import PAGE_BYTES, Layout
@@ -294,6 +294,39 @@ def test_a_tracer_that_does_not_answer_loses_its_traces(
 
     report, [[kind, message]] = run(tmp_path, script, vcpus=3)
     assert (kind, "the machine goes on without it" in message) == ("WorkerError", True)
+    assert report.digest == digests(3)
+
+
+@mechanisms
+@pytest.mark.parametrize("traced", [True, False])
+def test_a_held_machine_whose_saver_says_nothing_goes_on(
+    tmp_path: Path,
+    digests: Callable[[int], str],
+    monkeypatch: pytest.MonkeyPatch,
+    mechanism: str,
+    *,
+    traced: bool,
+) -> None:
+    monkeypatch.setattr(saves_module, "HOLD_PATIENCE_S", 1.5)
+
+    def script(saver: Saver) -> None:
+        saver.ask("pause")
+        saver.prepare(mechanism, FIRST_TOUCH if traced else NOTHING)
+        saver.ask("trace-hold")
+        try:
+            for _ in range(6):  # said often enough
+                time.sleep(0.3)
+                saver.ask("trace-confirm")
+            while saver.ask("status")["state"] == "saving":
+                time.sleep(0.05)
+            saver.ask("trace-confirm")
+        except WorkerError as error:
+            saver.report(str(error))
+        finally:
+            saver.ask("resume")
+
+    report, [message] = run(tmp_path, script, vcpus=3)
+    assert "nothing was heard of the saver" in message
     assert report.digest == digests(3)
 
 
@@ -585,6 +618,7 @@ def test_nothing_is_left_of_a_save(tmp_path: Path, mechanism: str, fate: str) ->
 def test_the_limits_of_saves_are_those_of_the_page() -> None:
     page = (Path(__file__).parents[2] / "docs" / "machine.md").read_text(encoding="utf-8")
     assert f"{saves_module.PATIENCE_S:g} seconds in the midst of an operation" in page
+    assert f"A held machine waits {saves_module.HOLD_PATIENCE_S:g} seconds" in page
     for do in (do for do in saves_module.Saves(boot(Ram(Layout.flat(PAGE_BYTES)))).handlers()):
         assert f"`{do}`" in page
 

@@ -123,11 +123,11 @@ def test_a_file_without_permission_is_an_io_error(tmp_path: Path) -> None:
         os.seteuid(user)
 
 
-def test_a_socket_is_refused_for_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_holds_no_memory_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # socket addresses are short
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket")
-        with pytest.raises(SourceError, match="saving a running machine is not supported yet"):
+        with pytest.raises(SourceError, match="take the control socket of a running machine"):
             open_source("socket")
 
 

@@ -13,6 +13,7 @@ from tests.trace.vcpu import Machine
 from vmckpt.errors import IoError, WorkerError
 from vmckpt.layout import PAGE_BYTES
 from vmckpt.pages import PageRange
+from vmckpt.trace import handler as handler_module
 from vmckpt.trace.handler import Entry, Handler
 from vmckpt.trace.journal import RELEASED, Journal
 from vmckpt.trace.rules import Mode, Rule, needs
@@ -302,6 +303,16 @@ def test_when_the_process_is_killed_who_waits_goes_on_with_the_right_content(
     for ask in (again.check, again.confirm, again.news, lambda: again.arm([PageRange(0, 1)])):
         with pytest.raises(WorkerError, match=f"tracer process {saver.handler.pid} .* killed by signal 9"):
             ask()
+
+
+def test_a_process_that_does_not_answer_is_ended(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handler_module, "_ANSWER_S", 0.1)
+    saver = trace(Rule.ACCESS, Mode.CHECKPOINT)
+    os.kill(saver.handler.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerError, match="it did not answer within"):
+        saver.handler.confirm()
+    with pytest.raises(WorkerError):
+        saver.handler.check()
 
 
 def test_arming_says_so_when_the_process_is_killed_meanwhile(trace: Trace) -> None:

@@ -1,5 +1,6 @@
 """`vmckpt save`: a source of guest memory in, a checkpoint out."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -131,6 +132,8 @@ def command(
       and of a suspend rounds, stopped_for, left_pages
     """
     is_stream = check_stream(checkpoint, as_json=as_json)
+    if as_json and sys.stdout is None:  # said before a machine is paused, or ended, for nothing
+        raise click.UsageError("standard output is closed, and that is where --json prints")
 
     from vmckpt import api  # noqa: PLC0415 - start-up: help and usage errors need no engine
 

@@ -62,13 +62,24 @@ def create_memfd(name: str, size_bytes: int, *, sealed: bool = False) -> int:
     except OSError as error:
         raise IoError.of(error, f"cannot make a memfd of {size_bytes} bytes") from error
     try:
-        os.ftruncate(fd, size_bytes)
+        _set_length(fd, size_bytes)
         if sealed:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     except OSError as error:
         os.close(fd)
         raise IoError.of(error, f"cannot make a memfd of {size_bytes} bytes") from error
     return fd
+
+
+def _set_length(fd: int, size_bytes: int) -> None:
+    try:
+        os.ftruncate(fd, size_bytes)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise OSError(
+                errno.EFBIG, "the limit on the size of files (`ulimit -f`) holds for it as well"
+            ) from error
+        raise
 
 
 class Mapping:

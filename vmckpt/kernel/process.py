@@ -4,12 +4,14 @@ supervisor ── socket: bytes and descriptors ──▶ handler         a Pidf
 """
 
 import array
+import contextlib
 import os
 import select
 import signal
 import socket
 import struct
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -26,6 +28,8 @@ __all__ = [
     "peer_of",
     "receive_descriptors",
     "send_descriptors",
+    "undisturbed",
+    "unstoppable",
 ]
 
 _PR_SET_PDEATHSIG = 1
@@ -82,6 +86,29 @@ def keep_only(*fds: int) -> None:
         start = fd + 1
     limit = os.sysconf("SC_OPEN_MAX")
     os.closerange(start, limit if limit > 0 else _MOST_FDS)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Do without SIGINT, SIGTERM and SIGHUP for a moment; what came meanwhile comes at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def unstoppable() -> Iterator[None]:
+    """Ignore SIGTSTP (Ctrl-Z), here and in processes forked meanwhile. In another thread than the main one, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, before)
 
 
 class Pidfd:

@@ -22,8 +22,10 @@ from vmckpt.machine.connection import Caller, Handler
 from vmckpt.machine.machine import Machine
 from vmckpt.machine.traces import MECHANISMS, Traces, Wanted, prepare
 
-__all__ = ["PATIENCE_S", "Saves"]
+__all__ = ["HOLD_PATIENCE_S", "PATIENCE_S", "Saves"]
 
+HOLD_PATIENCE_S = 30.0
+"""How long a held machine waits for a sign of its saver; then it goes on, and the save fails."""
 PATIENCE_S = 10.0
 """How long a traced vCPU may stand still in the midst of an operation; then its traces are lifted, and the save fails."""
 
@@ -43,6 +45,7 @@ class _Save:
         self.prepared = started
         self.begun: _Sample | None = None
         self.held_s: float | None = None  # since when, on perf_counter
+        self.heard_s = time.monotonic()  # of its saver
         self.resumes = False  # it was held, and ran before
         self.lost = ""  # why its traces were lifted before it ended
         self.pulses: list[tuple[tuple[int, int] | None, float]] = []  # of each vCPU, and since when that
@@ -73,6 +76,7 @@ class Saves:
             "trace-hold": self._hold,
             "trace-fence": self._fence,
             "trace-forget": self._forget,
+            "trace-confirm": self._confirm,
             "trace-end": self._end,
         }
 
@@ -191,6 +195,10 @@ class Saves:
             self._machine.call("trace-forget", {"ranges": ranges[first : first + _MOST_RANGES]})
         return {}
 
+    def _confirm(self, values: Mapping[str, object], caller: Caller) -> Mapping[str, object]:
+        self._own(caller, values)
+        return {}
+
     def _end(self, values: Mapping[str, object], caller: Caller) -> Mapping[str, object]:
         save = self._own(caller, values, "stop")
         stop = _flag(values, "stop")
@@ -209,6 +217,7 @@ class Saves:
         if reason:
             self.abort(reason)
         if self._save is not None and self._save.caller is caller:
+            self._save.heard_s = time.monotonic()
             return self._save
         if self._lost is not None and self._lost[0] is caller:
             raise WorkerError(f"the save has been ended, and the machine goes on without it: {self._lost[1]}")
@@ -229,12 +238,16 @@ class Saves:
     def _lift_if_lost(self) -> str:
         """Lift the traces, and say why, if nobody answers traps any more. Asks no vCPU anything."""
         save = self._save
-        if save is None or save.begun is None:
+        if save is None or (save.begun is None and save.held_s is None):
             return ""
         if not save.lost:
             if save.caller.has_gone():
                 save.lost = "its connection ended"
-            elif self._still_s(save) >= PATIENCE_S:
+            elif save.held_s is not None and time.monotonic() - save.heard_s >= HOLD_PATIENCE_S:
+                save.lost = (
+                    f"the machine was held, and nothing was heard of the saver for {HOLD_PATIENCE_S:g} s"
+                )
+            elif save.begun is not None and self._still_s(save) >= PATIENCE_S:
                 save.lost = f"a vCPU waited {PATIENCE_S:g} s for an answer to its trap"
             if save.lost:
                 save.traces.lift()

@@ -27,8 +27,11 @@ class Estimator(Protocol):
     def hear(self, entries: Iterable[Entry]) -> None:
         """What trapped, in order."""
 
-    def move(self, pages: int) -> None:
-        """The background has saved so many pages more."""
+    def pass_page(self, page: int) -> None:
+        """The background has saved memory up to this page."""
+
+    def __len__(self) -> int:
+        """How many pages are active so far."""
 
     def active(self) -> "array[int]":
         """The active pages in order, `Q`."""
@@ -47,8 +50,11 @@ class ByTracing:
         for entry in entries:
             self._active.mark(entry.page, whole_block=self._whole_block)
 
-    def move(self, pages: int) -> None:
+    def pass_page(self, page: int) -> None:
         """See `Estimator`."""
+
+    def __len__(self) -> int:
+        return len(self._active)
 
     def active(self) -> "array[int]":
         """See `Estimator`."""
@@ -67,12 +73,11 @@ class ByScanning:
         trace_again: Callable[[Sequence[PageRange]], None],
     ) -> None:
         """As `ByTracing`; `trace_again` sets the traces of pages that the hand has passed."""
-        self._scan = Scan(page_count, 1.0)  # its clock counts pages
+        self._scan = Scan(page_count, 1.0)  # by a clock that counts the pages that the background has passed
         self._page_count = page_count
         self._block_pages = block_pages
         self._whole_block = whole_block
         self._trace_again = trace_again
-        self._passed_pages = 0
         self._scan.advance(0)
 
     def hear(self, entries: Iterable[Entry]) -> None:
@@ -87,12 +92,14 @@ class ByScanning:
         start = page // self._block_pages * self._block_pages
         return range(start, min(start + self._block_pages, self._page_count))
 
-    def move(self, pages: int) -> None:
+    def pass_page(self, page: int) -> None:
         """See `Estimator`."""
-        self._passed_pages += pages
-        passed = self._scan.advance(self._passed_pages)
+        passed = self._scan.advance(page)
         if passed:
             self._trace_again(passed)
+
+    def __len__(self) -> int:
+        return len(self.active())
 
     def active(self) -> "array[int]":
         """See `Estimator`."""

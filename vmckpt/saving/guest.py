@@ -5,11 +5,12 @@
 Wraps a conversation with the machine's supervisor; called by `live`.
 """
 
+import contextlib
 import json
 import os
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -17,7 +18,7 @@ from vmckpt.errors import IoError, SourceError
 from vmckpt.kernel.userfaultfd import Userfaultfd
 from vmckpt.layout import Layout
 from vmckpt.machine.client import Conversation
-from vmckpt.machine.state import MachineState
+from vmckpt.machine.state import MOST_VCPUS, MachineState
 from vmckpt.pages import PageRange
 from vmckpt.sources.memory import memory_source
 from vmckpt.sources.segments import SegmentSource
@@ -26,7 +27,10 @@ from vmckpt.trace.software import SoftwareTracer, TraceTable, traces_of
 from vmckpt.trace.tracer import Tracer
 from vmckpt.trace.userfault import UserfaultTracer
 
-__all__ = ["Guest", "Moment"]
+__all__ = ["NO_TRACES", "Guest", "Moment", "held_memory"]
+
+NO_TRACES = Needs(first_touch=False, writes=False, protect=False)
+"""What is asked of a machine that is to stand still."""
 
 
 class Moment(NamedTuple):
@@ -70,16 +74,22 @@ class Guest:
         self._table: TraceTable | None = None
         self.memory_fd = -1
         try:
-            self.mechanism = str(answer.values["mechanism"])
-            self.layout = Layout(
-                [(_number(gpa), _number(size)) for gpa, size in _pairs(answer.values["regions"])]
-            )
-            self._bases = [_number(base) for base in _list(answer.values["bases"])]
-            self.vcpus = _number(answer.values["vcpus"])
-            self.memory_fd = self._descriptors.pop(0)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            with _understood():
+                self._take(answer.values)
+        except BaseException:
             self.close()
-            raise SourceError(f"what listens there does not answer as a machine does: {error}") from error
+            raise
+
+    def _take(self, values: Mapping[str, object]) -> None:
+        self.mechanism = str(values["mechanism"])
+        self.layout = Layout([(_number(gpa), _number(size)) for gpa, size in _pairs(values["regions"])])
+        self._bases = [_number(base) for base in _list(values["bases"])]
+        self.vcpus = _number(values["vcpus"])
+        self.memory_fd = self._descriptors.pop(0)
+        expected = {"userfaultfd": (self.vcpus, self.vcpus), "software": (0, self.vcpus + 1), "none": (0, 0)}
+        handed = len(self._bases), len(self._descriptors)
+        if not 1 <= self.vcpus <= MOST_VCPUS or handed != expected[self.mechanism]:
+            raise ValueError(f"{self.vcpus} vCPUs, {handed[0]} addresses, {handed[1]} descriptors")
 
     def memory(self) -> SegmentSource:
         """Its memory as it is at the moment of reading."""
@@ -92,13 +102,15 @@ class Guest:
         if self.mechanism == "userfaultfd":
             faults = [Userfaultfd(fd) for fd in descriptors]
             return UserfaultTracer(faults, self._bases, page_count, memory_fd=self.memory_fd)
-        table_fd, *sockets = descriptors
+        table_fd, *socket_fds = descriptors
+        with _understood():
+            sockets = [socket.socket(fileno=fd) for fd in socket_fds]
         try:
             self._table = TraceTable(table_fd, page_count, self.vcpus)
         finally:
             os.close(table_fd)
         self._table.fill(traces_of(self._needs))
-        return SoftwareTracer(self._table, [socket.socket(fileno=fd) for fd in sockets])
+        return SoftwareTracer(self._table, sockets)
 
     def begin(self) -> Moment:
         """The instant: all vCPUs stand still, change over to traced memory, and go on.
@@ -118,14 +130,12 @@ class Guest:
 
     def _moment(self, do: str) -> Moment:
         values = self._conversation.ask(do).values
-        try:
+        with _understood():
             state = MachineState.from_json(
                 json.dumps(values["machine"]).encode(), page_count=self.layout.page_count
             )
             rates = _real(values["ops_per_s_before"]), _real(values.get("ops_per_s_during", 0.0))
             return Moment(state, _real(values.get("pause_s", 0.0)), *rates)
-        except (KeyError, TypeError) as error:
-            raise SourceError(f"what listens there does not answer as a machine does: {error}") from error
 
     def fence(self) -> None:
         """Return when no vCPU is still within an operation that began before: traces set since then hold for it.
@@ -140,13 +150,25 @@ class Guest:
         if self.mechanism == "userfaultfd":
             self._conversation.ask("trace-forget", {"ranges": [list(pages) for pages in ranges]})
 
+    def confirm(self) -> None:
+        """Tell its supervisor that this save goes on; a held machine is let go when nothing is heard for long.
+
+        Raises:
+            IoError: it has ended.
+            WorkerError: the supervisor has given this save up.
+        """
+        self._conversation.ask("trace-confirm")
+
     def end(self, *, stop: bool) -> float:
         """End the save; with `stop`, end the machine as well. Operations in a second during the save.
 
         Raises:
             IoError: it has ended.
+            WorkerError: the supervisor has given this save up before.
         """
-        return _real(self._conversation.ask("trace-end", {"stop": stop}).values["ops_per_s_during"])
+        values = self._conversation.ask("trace-end", {"stop": stop}).values
+        with _understood():
+            return _real(values["ops_per_s_during"])
 
     def check(self) -> None:
         """Raise IoError if the machine has ended."""
@@ -172,6 +194,24 @@ class Guest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def held_memory(conversation: Conversation) -> Iterator[SegmentSource]:
+    """The memory of a machine that stands still until the context is left."""
+    with Guest(conversation, NO_TRACES, "auto") as guest, guest.memory() as memory:
+        guest.hold()
+        yield memory
+        guest.end(stop=False)
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """What is not there, or is something else, is no answer of a machine."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
+        raise SourceError(f"what listens there does not answer as a machine does: {error}") from error
 
 
 def _list(value: object) -> list[object]:

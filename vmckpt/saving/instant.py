@@ -58,7 +58,7 @@ class InstantFeed:
         *,
         block_pages: int,
         batch_blocks: int,
-        on_done: Callable[[int], None],
+        on_done: Callable[[Batch], None],
         kept_bytes: int = 64 << 20,
     ) -> None:
         """Set it up.
@@ -69,7 +69,7 @@ class InstantFeed:
             blocks: those that may have had data at the instant.
             block_pages: pages of a memory block.
             batch_blocks: the most blocks in a batch.
-            on_done: told how many more blocks are in the file.
+            on_done: told which blocks are in the file now.
             kept_bytes: captures that stay when they are in the file, so that equal pages can be compared with them.
         """
         self._journal = journal
@@ -110,6 +110,7 @@ class InstantFeed:
         for vcpu, queue in self._captured.items():
             if len(queue) >= least:
                 count = min(len(queue), self._batch_blocks)
+                self._captured[vcpu] = self._captured.pop(vcpu)  # the next turn is another one's
                 return Batch(tuple(queue.popleft() for _ in range(count)), stream=vcpu + 1)
         return None
 
@@ -146,7 +147,7 @@ class InstantFeed:
         del self._read_as[batch.blocks[0]]
         for block in batch.blocks:
             self._keep(block)
-        self._on_done(len(batch.blocks))
+        self._on_done(batch)
 
     def _keep(self, block: int) -> None:
         if self._journal.captures[block] in {_NONE, RELEASED} or self._claimed[block] == _KEPT:

@@ -3,7 +3,7 @@
 Keeps nine bytes for each page that is not zero, which a save at rest, where blocks come in page order, need not.
 """
 
-from vmckpt.checkpoint.format import DUPLICATE, PATTERN, STORED
+from vmckpt.checkpoint.format import DUPLICATE, PATTERN, STORED, ZERO
 from vmckpt.hashing import Digest
 from vmckpt.reports import PageCounts
 
@@ -11,19 +11,34 @@ __all__ = ["LatestTally"]
 
 
 class LatestTally:
-    """Kinds and hashes of each block's last version."""
+    """Kinds and hashes of each block's last version.
+
+    Attributes:
+        resaved_pages: pages, zero ones left out, of blocks that came again.
+    """
 
     def __init__(self, page_count: int, block_pages: int) -> None:
         self._page_count = page_count
         self._block_pages = block_pages
         self._blocks: dict[int, tuple[bytes, bytes]] = {}
+        self.resaved_pages = 0
 
     def add(self, number: int, kinds: bytes, hashes: memoryview) -> None:
         """A block as it was just appended; one without hashes is zero throughout."""
+        if number in self._blocks:
+            self.resaved_pages += len(kinds) - kinds.count(ZERO)
         if hashes:
             self._blocks[number] = kinds, hashes.tobytes()
         else:
             self._blocks.pop(number, None)
+
+    def pages_of(self, block: int) -> int:
+        """How many of a block's pages its last version has that are not zero; all of them where there is none yet."""
+        found = self._blocks.get(block)
+        if found is not None:
+            return len(found[0]) - found[0].count(ZERO)
+        start = block * self._block_pages
+        return min(self._block_pages, self._page_count - start)
 
     def counts(self) -> PageCounts:
         """The pages of memory by kind."""

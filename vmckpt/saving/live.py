@@ -21,31 +21,32 @@ from vmckpt.checkpoint.codec import CODEC_NAMES
 from vmckpt.checkpoint.format import SectionType
 from vmckpt.checkpoint.writer import CheckpointWriter, new_header
 from vmckpt.errors import IoError
+from vmckpt.kernel.process import undisturbed, unstoppable
 from vmckpt.machine.client import Conversation
 from vmckpt.pages import PAGE_BYTES, PageRange, PageReader
 from vmckpt.reports import LiveReport, PageCounts, Progress, SaveReport
 from vmckpt.saving.estimators import ByScanning, ByTracing, Estimator
-from vmckpt.saving.guest import Guest, Moment
+from vmckpt.saving.guest import NO_TRACES, Guest, Moment
 from vmckpt.saving.instant import InstantFeed, InstantMemory
 from vmckpt.saving.latest import LatestTally
 from vmckpt.saving.live_request import LiveRequest
 from vmckpt.saving.order import block_numbers
-from vmckpt.saving.pipeline import Feed, Pipeline, batch_blocks
+from vmckpt.saving.pipeline import Batch, Feed, Pipeline, batch_blocks
 from vmckpt.saving.request import Request
 from vmckpt.saving.rest import save_at_rest
 from vmckpt.saving.rounds import RoundsFeed, Tracing
-from vmckpt.saving.source import METADATA, open_output
+from vmckpt.saving.source import METADATA, Output, open_output
 from vmckpt.sources.segments import SegmentSource
 from vmckpt.trace.handler import Handler
 from vmckpt.trace.journal import Entry, Journal
-from vmckpt.trace.rules import Mode, Needs, Rule, needs
+from vmckpt.trace.rules import Mode, Rule, needs
 
 __all__ = ["save_live"]
 
+_BEAT_S = 1.0  # between two signs of life while the machine is held
 _SETTLE_S = 3.0  # at the longest
 _WINDOW_S = 0.1
 _STILL_NEW = 0.01  # of the pages seen, in a window
-_NO_TRACES = Needs(first_touch=False, writes=False, protect=False)
 
 
 def save_live(
@@ -66,15 +67,16 @@ def save_live(
         IoError: writing failed, or the machine has ended.
         WorkerError: a worker or the tracer was killed.
     """
-    wanted = _NO_TRACES if live.rule is None else needs(live.rule, live.mode)
+    wanted = NO_TRACES if live.rule is None else needs(live.rule, live.mode)
     with (
-        open_output(path, request.force) as (fd, commit),
+        unstoppable(),  # by Ctrl-Z: a vCPU may wait for an answer
+        open_output(path, request.force) as output,
         Guest(conversation, wanted, live.mechanism) as guest,
         guest.memory() as memory,
     ):
-        save = _Save(guest, memory, fd, path, request, live, progress)
+        save = _Save(guest, memory, output.fd, path, request, live, progress)
         moment = save.run(live.rule)
-        save.finish(moment, commit)
+        save.finish(moment, output)
         return save.report(moment)
 
 
@@ -105,6 +107,8 @@ class _Save:
         self._digest = b""
         self._traps = (0, 0)
         self._ops_per_s_during = 0.0
+        self._resaved_pages = 0
+        self._beaten_s: float | None = None  # when a held machine's supervisor last heard of this save
         self._rounds: RoundsFeed | None = None
         self._data_pages = self._done_blocks = 0
 
@@ -129,6 +133,7 @@ class _Save:
     def _run_paused(self) -> Moment:
         held_s = time.perf_counter()
         moment = self._guest.hold()
+        self._beaten_s = time.monotonic()
         self._open_writer()
         ranges = list(self._memory.data_ranges())
         saved = save_at_rest(
@@ -139,7 +144,7 @@ class _Save:
             jobs=self._request.jobs,
             dedup=self._request.dedup,
             data_pages=sum(pages.pages for pages in ranges),
-            progress=self._progress,
+            progress=self._tell_progress,
         )
         assert saved.digest is not None  # blocks were in page order
         self._counts, self._digest = saved.counts, saved.digest
@@ -159,7 +164,9 @@ class _Save:
             batch_blocks=batch_blocks(self._request.choice),
             on_done=self._tell,
         )
-        self._pipe(InstantMemory(self._memory, journal, self._block_pages), feed)
+        self._pipe(InstantMemory(self._memory, journal, self._block_pages), feed, self._tally())
+        if self._estimator is not None:
+            self._estimator.pass_page(self._guest.layout.page_count)
         if self._live.rule is Rule.WORKING_SET:
             self._settle(hear)
         handler.confirm()  # and so the traces were in place to the end
@@ -173,11 +180,12 @@ class _Save:
         VEE'11's traces stayed for as long as its save took, a minute and a half.
         """
         deadline_s = time.monotonic() + _SETTLE_S
-        known = seen = 0
-        while time.monotonic() < deadline_s and (not known or seen - known > _STILL_NEW * seen):
+        assert self._estimator is not None
+        known = -1
+        while time.monotonic() < deadline_s and len(self._estimator) - known > _STILL_NEW * known:
+            known = len(self._estimator)
             self._guest.wait(_WINDOW_S)
             hear()
-            known, seen = seen, len(self._active_pages())
 
     def _run_rounds(self, journal: Journal, handler: Handler) -> Moment:
         begun = self._guest.begin()
@@ -191,8 +199,10 @@ class _Save:
         def hold() -> None:
             held_s = time.perf_counter()
             held.append((self._guest.hold(), held_s))
+            self._beaten_s = time.monotonic()
             handler.confirm()
 
+        tally = self._tally()
         self._rounds = RoundsFeed(
             journal,
             Tracing(self._hearing(handler), arm, hold),
@@ -201,8 +211,10 @@ class _Save:
             batch_blocks=batch_blocks(self._request.choice),
             rule=self._live.stop_rule,
             on_done=self._tell,
+            pages_of=tally.pages_of,
         )
-        self._pipe(self._memory, self._rounds)
+        self._pipe(self._memory, self._rounds, tally)
+        self._resaved_pages = tally.resaved_pages
         ((moment, held_s),) = held
         self._ops_per_s_during = moment.ops_per_s_during
         pause_s = time.perf_counter() - held_s
@@ -242,17 +254,29 @@ class _Save:
         self._data_pages = sum(pages.pages for pages in ranges)
         return list(block_numbers(ranges, self._block_pages))
 
-    def _tell(self, blocks: int) -> None:
-        self._done_blocks += blocks
-        if self._estimator is not None:
-            self._estimator.move(blocks * self._block_pages)
-        if self._progress is not None:
-            total_bytes = self._data_pages * PAGE_BYTES
-            done_bytes = self._done_blocks * self._block_pages * PAGE_BYTES
-            self._progress(min(done_bytes, total_bytes), total_bytes)
+    def _tell(self, batch: Batch) -> None:
+        """A batch is in the file."""
+        if not batch.generation:
+            self._done_blocks += len(batch.blocks)
+            if (
+                not batch.stream and self._estimator is not None
+            ):  # of the background, which goes in page order
+                self._estimator.pass_page((batch.blocks[-1] + 1) * self._block_pages)
+        total_bytes = self._data_pages * PAGE_BYTES
+        done_bytes = self._done_blocks * self._block_pages * PAGE_BYTES
+        self._tell_progress(min(done_bytes, total_bytes), total_bytes)
 
-    def _pipe(self, source: PageReader, feed: Feed) -> None:
-        tally = LatestTally(self._guest.layout.page_count, self._block_pages)
+    def _tell_progress(self, done_bytes: int, total_bytes: int) -> None:
+        if self._beaten_s is not None and time.monotonic() - self._beaten_s > _BEAT_S:
+            self._guest.confirm()
+            self._beaten_s = time.monotonic()
+        if self._progress is not None:
+            self._progress(done_bytes, total_bytes)
+
+    def _tally(self) -> LatestTally:
+        return LatestTally(self._guest.layout.page_count, self._block_pages)
+
+    def _pipe(self, source: PageReader, feed: Feed, tally: LatestTally) -> None:
         Pipeline(
             source,
             self._writer,
@@ -276,15 +300,20 @@ class _Save:
         )
         self._writer = CheckpointWriter(self._fd, header, self._guest.layout, path=self._path)
 
-    def finish(self, moment: Moment, commit: Callable[[], None]) -> None:
+    def finish(self, moment: Moment, output: Output) -> None:
         """Index, sections, name; and only then the end of a suspended machine."""
         pages = self._active_pages()
         sections = [(SectionType.VCPU_STATE, moment.state.to_json()), (SectionType.METADATA, METADATA)]
         if self._live.rule is not None:
             sections.insert(0, (SectionType.ACTIVE_PAGES, struct.pack(f"<{len(pages)}Q", *pages)))
         self._writer.finish(self._digest, self._counts, active_pages=len(pages), sections=sections)
-        commit()
-        if self._live.mode is Mode.SUSPEND:
+        if self._live.mode is Mode.CHECKPOINT:
+            output.commit()
+            return
+        output.sync()  # which may take long; then the machine is asked whether it was waited for
+        self._guest.confirm()
+        with undisturbed():  # or there could be a checkpoint beside a machine that goes on
+            output.commit()
             with contextlib.suppress(IoError):  # should it have ended by itself since, that is as well
                 self._guest.end(stop=True)
 
@@ -304,17 +333,17 @@ class _Save:
             ops_per_s_during=self._ops_per_s_during,
             read_traps=self._traps[0],
             write_traps=self._traps[1],
-            resaved_pages=rounds.resaved_blocks * self._block_pages if rounds else 0,
+            resaved_pages=self._resaved_pages,
             rounds=rounds.rounds if rounds else 0,
             stopped_for=rounds.reason if rounds else "",
-            left_pages=rounds.left_blocks * self._block_pages if rounds else 0,
+            left_pages=rounds.left_pages if rounds else 0,
         )
         return SaveReport(
             memory_bytes=self._guest.layout.memory_bytes,
             file_bytes=self._writer.file_bytes,
             elapsed_s=0.0,
             pages=self._counts,
-            active_pages=len(self._active_pages()),
+            active_pages=0 if self._estimator is None else len(self._estimator),
             digest=self._digest.hex(),
             codec=CODEC_NAMES[choice.codec],
             memory_block_bytes=choice.memory_block_bytes,

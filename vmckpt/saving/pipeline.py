@@ -10,6 +10,8 @@ do what costs time for each byte; the coordinator what costs time for each page 
 
 What is saved may change meanwhile: a machine at work. Only its `Feed` knows what of that still counts, so the pipeline
 asks it twice: after a batch was read, and after pages were found equal to pages that had been saved before.
+
+Longer than most modules: every step shares the tickets, and their order is the point.
 """
 
 from collections import deque

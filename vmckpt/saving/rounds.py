@@ -69,8 +69,7 @@ class RoundsFeed:
     Attributes:
         rounds: how many have begun after round 0.
         reason: why the machine was stopped.
-        resaved_blocks: blocks that went into the file again.
-        left_blocks: blocks that were left for the pause.
+        left_pages: pages that were left for the pause.
     """
 
     def __init__(
@@ -82,9 +81,21 @@ class RoundsFeed:
         block_pages: int,
         batch_blocks: int,
         rule: StopRule,
-        on_done: Callable[[int], None],
+        on_done: Callable[[Batch], None],
+        pages_of: Callable[[int], int],
     ) -> None:
-        """`blocks` are those that may have data; the others as in `instant.InstantFeed`."""
+        """Set it up.
+
+        Args:
+            journal: what the tracer has marked.
+            tracing: who traces and runs the machine.
+            blocks: those that may have data.
+            block_pages: pages of a memory block.
+            batch_blocks: the most blocks in a batch.
+            rule: when to stop the machine.
+            on_done: told which blocks are in the file now.
+            pages_of: how many pages of a block are worth saving, as far as known.
+        """
         self._journal = journal
         self._tracing = tracing
         self._todo: deque[int] = deque(blocks)
@@ -92,6 +103,7 @@ class RoundsFeed:
         self._batch_blocks = batch_blocks
         self._rule = rule
         self._on_done = on_done
+        self._pages_of = pages_of
         self._started_s = time.monotonic()
         self._times = bytearray(len(journal.dirty))  # how often each block was handed out
         self._accessed: dict[int, deque[int]] = {}  # not saved yet, of each vCPU, in the order of access
@@ -104,8 +116,7 @@ class RoundsFeed:
         self._final = False
         self.rounds = 0
         self.reason = ""
-        self.resaved_blocks = 0
-        self.left_blocks = 0
+        self.left_pages = 0
 
     def next(self) -> Batch | None:
         """Accessed blocks first; a new round, or the rest, once this one is in the file."""
@@ -167,14 +178,12 @@ class RoundsFeed:
     def _batch_of(self, blocks: list[int], stream: int, generation: int) -> Batch:
         for block in blocks:
             self._times[block] += 1
-        if generation:
-            self.resaved_blocks += len(blocks)
         return Batch(tuple(blocks), stream, generation)
 
     def _turn(self) -> None:
         """Begin the next round, or stop the machine for the rest."""
         written = self._written()
-        left_pages = len(written) * self._block_pages
+        left_pages = self._pages_in(written)
         elapsed_s = time.monotonic() - self._started_s
         reason = self._rule.reason(left_pages, self._before_pages, self.rounds, elapsed_s)
         if reason is not None:
@@ -194,11 +203,15 @@ class RoundsFeed:
         self._take_news()
         self.reason = reason
         self._final = True
+        self._accessed.clear()  # what was not saved before is now, in the same order
         written = self._written()
-        self.left_blocks = len(written)
+        self.left_pages = self._pages_in(written)
         for block in written:
             self._journal.dirty[block] = 0
         self._plan(written)
+
+    def _pages_in(self, blocks: Iterable[int]) -> int:
+        return sum(map(self._pages_of, blocks))
 
     def _plan(self, blocks: Sequence[int]) -> None:
         # In the order of access: the blocks that a restore wants together.
@@ -225,7 +238,6 @@ class RoundsFeed:
             return batch
         for block in set(batch.blocks).difference(blocks):
             self._times[block] -= 1
-            self.resaved_blocks -= 1 if batch.generation else 0
         if not blocks:
             self._under_way -= 1
             return None
@@ -240,8 +252,7 @@ class RoundsFeed:
         """One batch less under way."""
         self._under_way -= 1
         self._stale.difference_update(batch.blocks)
-        if not batch.generation:
-            self._on_done(len(batch.blocks))
+        self._on_done(batch)
 
 
 def _runs(blocks: Sequence[int]) -> list[tuple[int, int]]:

@@ -24,6 +24,7 @@ from vmckpt.version import __version__
 __all__ = [
     "METADATA",
     "Carried",
+    "Output",
     "open_output",
     "save_source",
 ]
@@ -68,8 +69,8 @@ def save_source(
     header = _header(source, request)
     ranges = list(source.data_ranges())
     numbers = block_numbers(ranges, header.block_pages)
-    with open_output(path, request.force) as (fd, commit):
-        writer = CheckpointWriter(fd, header, source.layout, path=path)
+    with open_output(path, request.force) as output:
+        writer = CheckpointWriter(output.fd, header, source.layout, path=path)
         saved = save_at_rest(
             source,
             writer,
@@ -85,7 +86,7 @@ def save_source(
         digest = _digest(saved, carried, source)
         active_pages = len(carried.active_pages)
         writer.finish(digest, saved.counts, active_pages=active_pages, sections=carried.sections)
-        commit()
+        output.commit()
     return SaveReport(
         memory_bytes=source.layout.memory_bytes,
         file_bytes=writer.file_bytes,
@@ -123,15 +124,25 @@ def _digest(saved: Saved, carried: Carried, source: Source) -> bytes:
     return digest
 
 
+class Output(NamedTuple):
+    """Where a checkpoint is written to."""
+
+    fd: int
+    sync: Callable[[], None]
+    """Make what was written durable."""
+    commit: Callable[[], None]
+    """The same, and give it its name."""
+
+
 @contextmanager
-def open_output(path: str, force: bool) -> Iterator[tuple[int, Callable[[], None]]]:
-    """A descriptor to write to, and what to call when all is written."""
+def open_output(path: str, force: bool) -> Iterator[Output]:
+    """A new file, or standard output for `-`; without `commit` nothing is left of a file."""
     if path == "-":
         fd = os.dup(_STDOUT)
         try:
-            yield fd, lambda: None
+            yield Output(fd, lambda: None, lambda: None)
         finally:
             os.close(fd)
         return
     with AtomicFile(path, force=force) as out:
-        yield out.fd, out.commit
+        yield Output(out.fd, out.sync, out.commit)

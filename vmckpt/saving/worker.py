@@ -3,7 +3,7 @@
     scan   read the pages, hash each, find zero and pattern pages                -> SCANNED
     pack   compare duplicates with the pages they should equal, compress the rest -> PACKED
 
-Runs in a process of its own (`workers.Crew`); the coordinator is `rest`.
+Runs in a process of its own (`workers.Crew`); the coordinator is `pipeline`.
 """
 
 import struct

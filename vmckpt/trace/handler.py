@@ -36,6 +36,7 @@ __all__ = ["Entry", "Handler"]
 _NAME = "vmckpt-tracer"
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)  # the saver decides what they mean
 _END_S = 5.0
+_ANSWER_S = 20  # longer than the machine lets a vCPU wait: what is armed in a piece takes milliseconds
 _REASON_BYTES = 1 << 12
 
 
@@ -112,7 +113,10 @@ class Handler:
             if fd != self._news_fd:
                 self._raise_end()
             os.eventfd_read(fd)
-        return self._journal.entries()
+        entries = self._journal.entries()
+        if self._journal.lost:
+            raise WorkerError("the tracer's log was full: not all touches are known")
+        return entries
 
     def arm(self, ranges: Iterable[PageRange], *, reads: bool = False) -> None:
         """Trap writes to these pages again; returns when all of them do. Traps are answered meanwhile.
@@ -158,12 +162,20 @@ class Handler:
         self._await(ARMED)
 
     def _await(self, answer: bytes) -> None:
+        if not self._answers(_ANSWER_S):
+            os.kill(self.pid, signal.SIGKILL)  # stopped, or stuck: what it holds is let go of
+            self._raise_end(FAILED + b"it did not answer within %d s" % _ANSWER_S)
         try:
             heard = self._socket.recv(1)
         except OSError:
             heard = b""
         if heard != answer:
             self._raise_end(heard)
+
+    def _answers(self, timeout_s: float) -> bool:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
 
     def _raise_end(self, heard: bytes = b"") -> NoReturn:
         """Say how the process ended; it has, or is about to."""
