@@ -14,7 +14,7 @@ other references: there can be no cycle, and writing a page again later does not
 `pack_*` are for the staging buffer, `unpack_*` and `MemoryBlock` for the reader. Pure: bytes in, bytes out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -45,6 +45,8 @@ __all__ = [
     "pack_head",
     "pack_record",
     "unpack_head",
+    "unpack_record",
+    "unpack_storage_head",
     "unpack_storage_header",
 ]
 
@@ -145,7 +147,7 @@ class StorageBlock(NamedTuple):
     """A storage block's header and directory, in the order of slots."""
 
     header: StorageHeader
-    memory_blocks: tuple[MemoryBlock, ...]
+    memory_blocks: Sequence[MemoryBlock]
 
     @property
     def head_bytes(self) -> int:
@@ -231,15 +233,11 @@ def unpack_storage_header(data: Buffer, header: Header) -> StorageHeader:
     return found
 
 
-def unpack_head(data: Buffer, header: Header) -> StorageBlock:
-    """A storage block's header and directory, proved.
-
-    Args:
-        data: at least header and directory.
-        header: of the checkpoint.
+def unpack_storage_head(data: Buffer, header: Header) -> tuple[StorageHeader, bytes]:
+    """A storage block's header, and its directory as bytes, proved by their checksum.
 
     Raises:
-        CorruptionError: the bytes contradict their checksum, each other, or the limits.
+        CorruptionError: the bytes contradict their checksum, or the limits.
     """
     found = unpack_storage_header(data, header)
     head = bytes(data[: STORAGE_HEADER.size + found.directory_bytes])
@@ -252,10 +250,24 @@ def unpack_head(data: Buffer, header: Header) -> StorageBlock:
             f"the checksum of storage block {found.number}'s directory is {computed:016x}, "
             f"expected {found.head_checksum:016x}"
         )
+    return found, directory
+
+
+def unpack_head(data: Buffer, header: Header) -> StorageBlock:
+    """A storage block's header and directory, proved.
+
+    Args:
+        data: at least header and directory.
+        header: of the checkpoint.
+
+    Raises:
+        CorruptionError: the bytes contradict their checksum, each other, or the limits.
+    """
+    found, directory = unpack_storage_head(data, header)
     blocks = []
     at = 0
     for _ in range(found.memory_blocks):
-        block, at = _unpack_record(directory, at, header, found)
+        block, at = unpack_record(directory, at, header, found)
         blocks.append(block)
     if at != len(directory):
         raise CorruptionError(
@@ -264,9 +276,14 @@ def unpack_head(data: Buffer, header: Header) -> StorageBlock:
     return StorageBlock(found, tuple(blocks))
 
 
-def _unpack_record(
+def unpack_record(
     directory: bytes, at: int, header: Header, storage: StorageHeader
 ) -> tuple[MemoryBlock, int]:
+    """The record at offset `at` of a directory, and where it ends.
+
+    Raises:
+        CorruptionError: it is not one that a writer of this version makes.
+    """
     if len(directory) - at < RECORD.size:
         raise CorruptionError(f"storage block {storage.number}'s directory ends within a record")
     fixed = BlockRecord._make(RECORD.unpack_from(directory, at))

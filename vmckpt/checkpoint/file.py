@@ -83,6 +83,8 @@ class CheckpointFile:
         file_bytes: the file's length.
     """
 
+    _unpack_head = staticmethod(unpack_head)
+
     def __init__(self, fd: int, name: str) -> None:
         """Open the checkpoint on `fd`, which it closes in the end; `name` is for messages.
 
@@ -227,6 +229,26 @@ class CheckpointFile:
             raise IoError.of(error, "cannot read the checkpoint", path=self.name, offset=offset) from error
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def read_into(self, into: memoryview, offset: int) -> None:
+        """Fill `into` with that part of the file.
+
+        Raises:
+            CorruptionError: the file ends before.
+            IoError: the read failed.
+        """
+        missing = into
+        try:
+            while missing and (count := os.preadv(self._fd, [missing], offset + len(into) - len(missing))):
+                missing = missing[count:]
+        except OSError as error:
+            raise IoError.of(error, "cannot read the checkpoint", path=self.name, offset=offset) from error
+        if missing:
+            raise CorruptionError(
+                f"{len(into)} bytes at offset {offset} reach past the file's end",
+                path=self.name,
+                offset=offset,
+            )
+
     @property
     def layout(self) -> Layout:
         """The guest-physical regions."""
@@ -353,7 +375,7 @@ class CheckpointFile:
     def _proved(self, number: int, data: memoryview, entry: StorageEntry) -> StorageBlock:
         """The head that `data` starts with, if it is that of storage block `number`."""
         try:
-            block = unpack_head(data, self.header)
+            block = self._unpack_head(data, self.header)
             if block.header.number != number or block.size_bytes != entry.size_bytes:
                 raise CorruptionError(
                     f"storage block {block.header.number} of {block.size_bytes} bytes is where storage block "
@@ -400,7 +422,14 @@ class CheckpointFile:
             CorruptionError: they are not what was written.
         """
         entry = self.storage_entry(number)
-        data = memoryview(self._read_at(entry.offset, entry.size_bytes))
+        return self.proved(number, memoryview(self._read_at(entry.offset, entry.size_bytes)), entry)
+
+    def proved(self, number: int, data: memoryview, entry: StorageEntry) -> tuple[StorageBlock, memoryview]:
+        """A storage block and its payload, out of `data`, which was read from where `entry` says.
+
+        Raises:
+            CorruptionError: they are not what was written.
+        """
         block = self._proved(number, data, entry)
         payload = data[block.head_bytes :]
         try:
