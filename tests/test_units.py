@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmckpt.errors import UsageError
-from vmckpt.units import format_count, format_duration, format_size, parse_size
+from vmckpt.units import format_count, format_duration, format_share, format_size, parse_size, printable
 
 
 @pytest.mark.parametrize(
@@ -102,3 +102,23 @@ def test_a_count_is_grouped_by_three(count: int, digits: str) -> None:
 )
 def test_a_duration_is_written_in_its_own_unit(duration_s: float, text: str) -> None:
     assert format_duration(duration_s) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain name.raw", "plain name.raw"),
+        ("größe 5 µs", "größe 5 µs"),
+        ("a\nb\tc", "a\\nb\\tc"),
+        ("\x1b[31m", "\\x1b[31m"),
+        ("\udcfe", "\\xfe"),
+        ("\u202egnp", "\\u202egnp"),
+    ],
+)
+def test_control_characters_are_shown_not_sent(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@pytest.mark.parametrize(("part", "text"), [(0, "0.0 %"), (0.125, "12.5 %"), (1, "100.0 %")])
+def test_a_part_is_written_in_per_cent(part: float, text: str) -> None:
+    assert format_share(part) == text

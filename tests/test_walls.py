@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / "vmckpt"
 
 FLOORS = [
     {"errors", "units", "pages", "layout", "hashing", "output", "workers", "version", "reports"},
-    {"kernel"},
+    {"kernel", "charts"},
     {"trace", "checkpoint", "sources"},
     {"saving", "restoring", "sharing", "machine"},
     {"api", "__init__"},

@@ -1,10 +1,10 @@
-"""Sizes, counts and durations: from what a person writes, and to what a person reads. Binary units throughout."""
+"""Sizes, counts, durations and names: from what a person writes, and to what a person reads. Binary units throughout."""
 
 import re
 
 from vmckpt.errors import UsageError
 
-__all__ = ["format_count", "format_duration", "format_size", "parse_size"]
+__all__ = ["format_count", "format_duration", "format_share", "format_size", "parse_size", "printable"]
 
 # ASCII, or the Kelvin sign would be a K; bounded, as int() refuses very long numbers and float() makes them infinite.
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMGTP]?)(?:I?B)?", re.IGNORECASE | re.ASCII)
@@ -57,3 +57,19 @@ def format_duration(duration_s: float) -> str:
     if duration_s < 60:
         return f"{duration_s:.2f} s"
     return f"{int(duration_s) // 60} min {int(duration_s) % 60:02d} s"
+
+
+def format_share(part: float) -> str:
+    """A part of a whole, from 0 to 1, for a person: `12.5 %`."""
+    return f"{100 * part:.1f} %"
+
+
+def printable(text: str) -> str:
+    """`text` with control characters escaped: names and metadata may come from a hostile file."""
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":  # a byte of a file name that is no UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from vmckpt.cli.render import Line, Share, Table, answer, printable, rate, times_smaller
+from vmckpt.cli.render import Line, Share, Table, answer, rate, times_smaller
 from vmckpt.errors import IoError
 
 TABLE = Table("Saved it", [Line("file", "1 MiB [bold]"), Share("zero", 3, 4), Share("stored", 1, 4)])
@@ -50,21 +50,6 @@ def test_a_closed_stdout_loses_a_table_and_may_not_lose_json(monkeypatch: pytest
     answer(TABLE, {"file_bytes": 1}, as_json=False)
     with pytest.raises(IoError, match="standard output is closed"):
         answer(TABLE, {"file_bytes": 1}, as_json=True)
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain name.raw", "plain name.raw"),
-        ("größe 5 µs", "größe 5 µs"),
-        ("a\nb\tc", "a\\nb\\tc"),
-        ("\x1b[31m", "\\x1b[31m"),
-        ("\udcfe", "\\xfe"),
-        ("\u202egnp", "\\u202egnp"),
-    ],
-)
-def test_control_characters_are_shown_not_sent(text: str, shown: str) -> None:
-    assert printable(text) == shown
 
 
 def test_rates_and_ratios() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from vmckpt.errors import IoError
-from vmckpt.units import format_count, format_duration, format_size
+from vmckpt.units import format_count, format_duration, format_size, printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -30,7 +30,6 @@ __all__ = [
     "answer",
     "print_error",
     "print_line",
-    "printable",
     "rate",
     "times_smaller",
 ]
@@ -120,11 +119,6 @@ def print_error(sentence: str) -> None:
         return  # nobody listens: the exit code still tells
 
 
-def printable(text: str) -> str:
-    """`text` with control characters escaped: names and metadata may come from a hostile file."""
-    return "".join(char if char.isprintable() else _escape(char) for char in text)
-
-
 def rate(size_bytes: int, elapsed_s: float) -> str:
     """`1.24 s, 1.61 GiB/s`."""
     if elapsed_s <= 0:
@@ -138,12 +132,6 @@ def times_smaller(size_bytes: int, memory_bytes: int) -> str:
         return f"{format_size(size_bytes)}, {format_size(size_bytes - memory_bytes)} more than the memory"
     ratio = memory_bytes / size_bytes
     return f"{format_size(size_bytes)}, {ratio:.{1 if ratio < 100 else 0}f} times smaller than the memory"
-
-
-def _escape(char: str) -> str:
-    if "\udc80" <= char <= "\udcff":  # a byte of a file name that is no UTF-8
-        return f"\\x{ord(char) - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode("ascii")
 
 
 def _bar(part: int, whole: int, *, ascii_only: bool) -> str:
