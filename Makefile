@@ -50,6 +50,9 @@ golden: $(STAMP) ## freeze the golden files of this format version that are not 
 campaign: $(STAMP) ## break checkpoints on purpose, for long: make campaign SEED=1 SECONDS=600
 	@$(BIN)/python -m tests.faults --seed $(or $(SEED),1) --seconds $(or $(SECONDS),600)
 
+lazy: $(STAMP) ## restore lazily, with kills, for long: make lazy SEED=1 SECONDS=600
+	@$(BIN)/python -m tests.restoring --seed $(or $(SEED),1) --seconds $(or $(SECONDS),600)
+
 exactness: compile ## save running machines, and compare every page: make exactness SEED=1000 SECONDS=600
 	@$(BIN)/python -m tests.saving.campaign --seed $(or $(SEED),1000) --seconds $(or $(SECONDS),600)
 
@@ -59,4 +62,4 @@ fuzz: $(STAMP) ## fuzz what reads checkpoints and cores: make fuzz SECONDS=600
 		$(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz,dev]'
 	@$(FUZZ_VENV)/bin/python -m tests.fuzz --seed $(or $(SEED),1) --seconds $(or $(SECONDS),600) $(TARGETS)
 
-.PHONY: help compile setup demo test lint format docs bench golden campaign exactness fuzz
+.PHONY: help compile setup demo test lint format docs bench golden campaign exactness lazy fuzz

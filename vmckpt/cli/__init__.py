@@ -25,7 +25,7 @@ COMMANDS = {
     "run": "Boot an emulated machine.",
     "vm": "Control a running machine.",
     "save": "Save a machine's memory as a checkpoint.",
-    "restore": "Write a checkpoint's memory out as an image.",
+    "restore": "Write a checkpoint's memory out as an image, or run its machine at once.",
     "info": "Show what a checkpoint holds.",
     "verify": "Check every byte of a checkpoint.",
     "digest": "Print the digest of memory, whatever holds it.",

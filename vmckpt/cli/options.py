@@ -22,6 +22,7 @@ __all__ = [
     "new_argument",
     "quiet_option",
     "refuse_stream",
+    "report_option",
     "seed_option",
     "size",
     "vcpus_option",
@@ -56,6 +57,9 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print no progre
 force_option = click.option("-f", "--force", is_flag=True, help="Overwrite the output if it exists.")
 jobs_option = click.option(
     "-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Work on N cores at once.  [default: all]"
+)
+report_option = click.option(
+    "--report", metavar="FILE.html", help="Write one self-contained page that shows the run, for a browser."
 )
 vcpus_option = click.option(
     "--vcpus",

@@ -1,0 +1,65 @@
+"""What the processes of a restore share: states of pages, progress, counters, the log. A dead handler leaves them behind.
+
+    supervisor ── makes it, then forks ──▶ keeper ──▶ handler (writes)      vCPUs without userfaultfd (look at the states)
+
+Mappings without a file, which the kernel fills as they are touched: for a memory of 64 GiB they take room for some tens
+of MiB and, at first, nothing. Made by `lazy`.
+"""
+
+from typing import Self
+
+from vmckpt.kernel.memory import Mapping
+from vmckpt.restoring.log import COUNTERS, RECORD_BYTES, Counter, FaultLog
+from vmckpt.restoring.residency import Residency
+
+__all__ = ["Shared"]
+
+_MOST_RECORDS = 4 << 20  # 128 MiB; a guest rarely faults as often before all of its memory is there
+_RECORDS_A_PAGE = 2  # several vCPUs may wait for one page
+_WORD_BYTES = 8
+
+
+class Shared:
+    """The shared memory of one restore.
+
+    Attributes:
+        residency: states of pages.
+        progress: a byte for each storage block, see `background`.
+        log: counters and fault records.
+        waiting: a word for each vCPU, for the mechanism without userfaultfd (`software`).
+    """
+
+    def __init__(self, page_count: int, storage_blocks: int, vcpus: int) -> None:
+        """Make it; all of it is zeros.
+
+        Raises:
+            IoError: there is no room in the address space.
+        """
+        records = min(page_count * _RECORDS_A_PAGE * vcpus, _MOST_RECORDS)
+        sizes = [
+            page_count,
+            storage_blocks,
+            COUNTERS * _WORD_BYTES,
+            records * RECORD_BYTES,
+            vcpus * _WORD_BYTES,
+        ]
+        self._mappings = [Mapping.anonymous(size, shared=True) for size in sizes]
+        cells, self.progress, counters, kept, waiting = (mapping.view for mapping in self._mappings)
+        self.residency = Residency(cells)
+        self._counters = counters.cast("Q")
+        self.log = FaultLog(self._counters[:COUNTERS], kept)
+        self.waiting = waiting.cast("Q")
+
+    def log_of(self, helper: int) -> FaultLog:
+        """A log for the `helper`-th helper (from 1 on), which has counters of its own and hears of no fault."""
+        return FaultLog(self._counters[helper * COUNTERS : (helper + 1) * COUNTERS], memoryview(b""))
+
+    def total(self, counter: Counter) -> int:
+        """What the handlers and all helpers have counted."""
+        return sum(self._counters[int(counter) :: COUNTERS])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to do: the kernel takes the memory back with the last process that has it."""

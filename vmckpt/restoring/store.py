@@ -1,0 +1,306 @@
+"""A checkpoint as the fault engine asks for it: memory blocks by place, out of storage blocks that are read once.
+
+    memory block ─▶ place ─▶ storage block: in the pool, or one read, proved ─▶ pages of one memory block, decompressed
+
+A read that fails is tried again, for a disk may have a bad moment; so is, once, a block that does not prove itself. What
+fails for good says which storage block it was and which pages are lost with it. Called by `engine` and `background`.
+"""
+
+import time
+from typing import NamedTuple, Self
+
+from vmckpt.checkpoint.block import MemoryBlock, StorageBlock
+from vmckpt.checkpoint.codec import RAW
+from vmckpt.checkpoint.directory import Directory, skim_head
+from vmckpt.checkpoint.file import CheckpointFile
+from vmckpt.checkpoint.format import DUPLICATE, PATTERN, STORED, ZERO
+from vmckpt.checkpoint.reader import Checkpoint, Place
+from vmckpt.errors import CorruptionError, IoError, VmckptError
+from vmckpt.pages import PAGE_BYTES, PageRange
+from vmckpt.restoring.cache import Buffers, Pool
+from vmckpt.restoring.touched import merged
+
+__all__ = ["Expanded", "Piece", "Store"]
+
+POOL_BYTES = 128 << 20
+_POOL_BLOCKS = 8  # at least so many of the largest there can be
+_PAUSES_S = (0.01, 0.1)  # before a failed read is tried again
+_WORD_BYTES = 8
+_BUFFER_UNIT = 4096
+_MOST_NAMED = 4  # runs of pages in a message
+_KEPT_PLAIN_BYTES = 16 << 20  # of decompressed memory blocks that duplicates refer to
+
+
+class _Held(NamedTuple):
+    """A storage block in its buffer. Views of the buffer never leave the store: it will be used again."""
+
+    storage: StorageBlock
+    payload: memoryview
+    buffer: int
+
+
+class Piece(NamedTuple):
+    """Pages side by side, with their content."""
+
+    pages: PageRange
+    content: memoryview | None
+    """None: zeros."""
+
+
+class Expanded(NamedTuple):
+    """A memory block, as far as its own storage block tells it."""
+
+    block: MemoryBlock
+    pages: PageRange
+    pieces: list[Piece]
+    duplicates: list[tuple[int, int]]
+    """Pages that equal a stored page elsewhere, with their index for `Store.duplicate`."""
+
+
+class Store(Checkpoint):
+    """An open checkpoint with a pool of storage blocks. For one process, and one thread of it.
+
+    A copy of what `read` gives is the caller's; views of a buffer are kept within.
+
+    Attributes:
+        reads: storage blocks read so far.
+        read_bytes: what these reads brought.
+    """
+
+    _unpack_head = staticmethod(skim_head)
+
+    def __init__(self, fd: int, name: str) -> None:
+        """Open the checkpoint on `fd`; raises what `CheckpointFile` does."""
+        super().__init__(fd, name)
+        size_bytes = self.header.storage_block_bytes
+        size_bytes = ((size_bytes + size_bytes // 16) // _BUFFER_UNIT + 2) * _BUFFER_UNIT
+        self._buffer_bytes = (
+            size_bytes  # of a directory that makes it longer, there is no buffer for the block
+        )
+        self._forget()
+
+    def _forget(self) -> None:
+        count = max(POOL_BYTES // self._buffer_bytes, _POOL_BLOCKS)
+        self._pool: Pool[_Held] = Pool(count * self._buffer_bytes)
+        self._buffers = Buffers(self._buffer_bytes, count)
+        self.reads = 0
+        self.read_bytes = 0
+
+    def apart(self) -> Self:
+        """Itself, in a process that was forked: with nothing read so far."""
+        self._forget()
+        return self
+
+    @property
+    def page_count(self) -> int:
+        """Pages of memory."""
+        return self.header.page_count
+
+    @property
+    def block_pages(self) -> int:
+        """Pages of a memory block."""
+        return self.header.block_pages
+
+    @property
+    def storage_blocks(self) -> int:
+        """How many there are."""
+        return self.summary.storage_blocks
+
+    def fileno(self) -> int:
+        """The file's descriptor; -1 once closed."""
+        return self._fd
+
+    def holds(self, number: int) -> bool:
+        """Whether a storage block is at hand without a read."""
+        return number in self._pool
+
+    def spend(self, number: int) -> None:
+        """Every page of a storage block is in place."""
+        self._pool.spend(number)
+
+    def memory_blocks(self, number: int, *, load: bool = True) -> list[int]:
+        """The memory blocks of a storage block, by slot; unless `load` is False, it is at hand from now on.
+
+        Raises:
+            CorruptionError, IoError: it cannot be had; the message names it.
+        """
+        try:
+            storage = self._held(number).storage if load else self.head(number)
+        except (CorruptionError, IoError) as error:
+            what = f"cannot bring {self._pages_in(number)}, which need storage block {number}"
+            raise type(error)(f"{what}: {error.message}", path=error.path, offset=error.offset) from error
+        if isinstance(storage.memory_blocks, Directory):
+            return storage.memory_blocks.numbers
+        return [block.number for block in storage.memory_blocks]
+
+    def _pages_in(self, number: int) -> str:
+        """The pages that a storage block holds, as the memory map tells; for messages."""
+        try:
+            blocks = [self._range(block) for block, place in self.places() if place.storage_block == number]
+        except (CorruptionError, IoError):
+            return "pages"
+        runs = [f"{start} to {end - 1}" for start, end in merged(blocks)]
+        more = f" and {len(runs) - _MOST_NAMED} other runs" if len(runs) > _MOST_NAMED else ""
+        return f"pages {', '.join(runs[:_MOST_NAMED])}{more}"
+
+    def data_runs(self, number: int, place: Place) -> list[PageRange]:
+        """Where memory block `number` is not zero, as its directory tells; no page is read."""
+        block = self._block_at(number, place)
+        first = number * self.block_pages
+        return [PageRange(first + start, first + end) for kind, start, end in block.runs() if kind != ZERO]
+
+    def expanded(self, number: int, place: Place) -> Expanded:
+        """The pages of memory block `number`, which lies at `place`.
+
+        Raises:
+            CorruptionError, IoError: they cannot be had; the message names storage block and pages.
+        """
+        try:
+            held = self._held(place.storage_block)
+            block = self._block_at(number, place)
+            plain = _own_pages(
+                block, held.payload
+            )  # not kept: memory that is used again soon is quicker to fill
+        except (CorruptionError, IoError) as error:
+            raise _naming(error, self._range(number), place.storage_block) from error
+        return _expand(block, self._range(number), plain)
+
+    def duplicates(self, number: int, place: Place) -> tuple[MemoryBlock, list[tuple[int, int]]]:
+        """A memory block's directory entry, and `Expanded.duplicates`; no page is read."""
+        block = self._block_at(number, place)
+        first = number * self.block_pages
+        pages = [first + at for at, kind in enumerate(block.kinds) if kind == DUPLICATE]
+        return block, [(page, index) for index, page in enumerate(pages)]
+
+    def duplicate(self, block: MemoryBlock, index: int) -> memoryview:
+        """The content of the `index`-th duplicate page of a memory block.
+
+        Raises:
+            CorruptionError, IoError: it cannot be had; the message names storage block and page.
+        """
+        target = block.reference(index).storage_block
+        try:
+            return self.referenced_page(block, index)
+        except (CorruptionError, IoError) as error:
+            raise _naming(error, self._range(block.number), target) from error
+
+    def _range(self, number: int) -> PageRange:
+        first = number * self.block_pages
+        return PageRange(first, min(first + self.block_pages, self.page_count))
+
+    def head(self, number: int) -> StorageBlock:
+        """As in `CheckpointFile`; no read where the storage block is at hand."""
+        found = self._pool.get(number)
+        return CheckpointFile.head(self, number) if found is None else found.storage
+
+    def _stored_pages(self, place: Place) -> tuple[MemoryBlock, memoryview]:
+        """As in `Checkpoint`; what it keeps is a copy, for the storage block's buffer will be used again."""
+        block = self.memory_block(place)
+        plain = self._plain.get(place)
+        if plain is None:
+            plain = self._plain[place] = _own_pages(block, self._held(place.storage_block).payload)
+            if len(self._plain) * self.header.memory_block_bytes > _KEPT_PLAIN_BYTES:
+                self._plain.popitem(last=False)
+        else:
+            self._plain.move_to_end(place)
+        return block, plain
+
+    def _held(self, number: int) -> _Held:
+        """A storage block, out of the pool or into it."""
+        held = self._pool.get(number)
+        if held is None:
+            for gone in self._pool.make_room(self._buffer_bytes):
+                if gone.buffer >= 0:
+                    self._buffers.give(gone.buffer)
+            held = self._persistently(number)
+            size_bytes = max(self._buffer_bytes, held.storage.size_bytes)
+            self._pool.put(number, held, size_bytes)
+        return held
+
+    def _persistently(self, number: int) -> _Held:
+        is_damaged = False
+        for pause_s in _PAUSES_S:
+            try:
+                return self._load(number)
+            except CorruptionError:
+                if is_damaged:
+                    raise
+                is_damaged = True
+            except IoError:
+                time.sleep(pause_s)  # the disk's time to recover: nothing here tells when it has
+        return self._load(number)
+
+    def _load(self, number: int) -> _Held:
+        """Read a storage block into the first available buffer, and prove it."""
+        entry = self.storage_entry(number)
+        self.reads += 1
+        self.read_bytes += entry.size_bytes
+        if entry.size_bytes > self._buffer_bytes:
+            storage, payload = self.storage_block(number)
+            return _Held(storage, payload, -1)
+        buffer, view = self._buffers.take()
+        try:
+            data = view[: entry.size_bytes]
+            self.read_into(data, entry.offset)
+            storage, payload = self.proved(number, data, entry)
+        except BaseException:
+            self._buffers.give(buffer)
+            raise
+        return _Held(storage, payload, buffer)
+
+
+def _own_pages(block: MemoryBlock, payload: memoryview) -> memoryview:
+    """The stored pages of a memory block, proved, in memory of their own."""
+    if not block.stored_bytes:
+        return memoryview(b"")
+    plain = block.stored_pages(payload)
+    return memoryview(bytes(plain)) if block.codec == RAW else plain
+
+
+def _naming(error: VmckptError, pages: PageRange, number: int) -> VmckptError:
+    """The same error, with what is lost."""
+    what = f"cannot bring pages {pages.start} to {pages.end - 1}, which need storage block {number}"
+    return type(error)(f"{what}: {error.message}", path=error.path, offset=error.offset)
+
+
+def _expand(block: MemoryBlock, pages: PageRange, content: memoryview) -> Expanded:
+    if len(content) == pages.pages * PAGE_BYTES:  # every page is stored: as a rule
+        return Expanded(block, pages, [Piece(pages, content)], [])
+    pieces: list[Piece] = []
+    duplicates: list[tuple[int, int]] = []
+    parts: list[
+        memoryview | bytes
+    ] = []  # of pages side by side that are neither zero nor duplicates: one piece
+    start_page = pages.start
+    stored = pattern = 0
+    for kind, start, end in block.runs():
+        count = end - start
+        if kind == STORED:
+            parts.append(content[stored * PAGE_BYTES : (stored + count) * PAGE_BYTES])
+            stored += count
+        elif kind == PATTERN:
+            parts.append(_repeated(block.patterns[pattern * _WORD_BYTES : (pattern + count) * _WORD_BYTES]))
+            pattern += count
+        else:
+            run = PageRange(pages.start + start, pages.start + end)
+            if parts:
+                pieces.append(_joined(PageRange(start_page, run.start), parts))
+                parts = []
+            if kind == DUPLICATE:
+                duplicates += [(page, len(duplicates) + at) for at, page in enumerate(range(*run))]
+            else:
+                pieces.append(Piece(run, None))
+            start_page = run.end
+    if parts:
+        pieces.append(_joined(PageRange(start_page, pages.end), parts))
+    return Expanded(block, pages, pieces, duplicates)
+
+
+def _joined(pages: PageRange, parts: list[memoryview | bytes]) -> Piece:
+    return Piece(pages, memoryview(parts[0] if len(parts) == 1 else b"".join(parts)))
+
+
+def _repeated(words: bytes) -> bytes:
+    """A page of each word."""
+    count = PAGE_BYTES // _WORD_BYTES
+    return b"".join(words[at : at + _WORD_BYTES] * count for at in range(0, len(words), _WORD_BYTES))
