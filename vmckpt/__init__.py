@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         rebuild_index,
         restore,
         save,
+        save_page,
         verify,
     )
     from vmckpt.errors import VmckptError
@@ -60,6 +61,7 @@ __all__ = [
     "rebuild_index",
     "restore",
     "save",
+    "save_page",
     "verify",
 ]
 

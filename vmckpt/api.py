@@ -55,6 +55,7 @@ __all__ = [
     "rebuild_index",
     "restore",
     "save",
+    "save_page",
     "verify",
 ]
 
@@ -181,6 +182,27 @@ def save(
         kept = {"carried": _carried(opened)} if opened.kind == "checkpoint" else {}
         report = save_source(opened, checkpoint, request, progress=progress, **kept)
     return report._replace(elapsed_s=time.perf_counter() - started)
+
+
+def save_page(checkpoint: str, report: SaveReport) -> str:
+    """One HTML page that shows a save: what was stored, how well it compressed, where the active pages lie.
+
+    Args:
+        checkpoint: that was written.
+        report: what `save` answered.
+
+    Raises:
+        FormatError: this is no checkpoint.
+        CorruptionError: it is damaged where the page looks.
+        IoError: it cannot be read.
+    """
+    from vmckpt.checkpoint.file import CheckpointFile
+    from vmckpt.saving.figures import contents_of
+    from vmckpt.saving.report import page_of
+
+    with CheckpointFile.open(checkpoint) as opened:
+        contents = contents_of(opened, info(checkpoint).created)
+    return page_of(os.path.basename(checkpoint), report, contents)
 
 
 def _is_socket(path: str) -> bool:

@@ -1,6 +1,7 @@
 """`vmckpt save`: a source of guest memory in, a checkpoint out."""
 
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +15,7 @@ from vmckpt.cli.options import (
     jobs_option,
     json_option,
     quiet_option,
+    report_option,
     seed_option,
     vcpus_option,
 )
@@ -75,6 +77,7 @@ _TRACERS = ("auto", "userfaultfd", "software")
 @block_options
 @click.option("--no-dedup", is_flag=True, help="Store every page, even where another one is equal.")
 @jobs_option
+@report_option
 @force_option
 @quiet_option
 @json_option
@@ -95,6 +98,7 @@ def command(
     storage_block_bytes: int | None,
     no_dedup: bool,
     jobs: int | None,
+    report: str | None,
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -116,6 +120,9 @@ def command(
     it stops, and ends. What it touched is recorded as active, in the order of access. With --workload, SOURCE is
     memory in which a machine is booted for this.
 
+    --report writes a page for a browser, once the checkpoint is whole: what was stored, how well it compressed, and
+    where the active pages lie.
+
     \b
     Example:
       cd "$(mktemp -d)"
@@ -134,34 +141,46 @@ def command(
     is_stream = check_stream(checkpoint, as_json=as_json)
     if as_json and sys.stdout is None:  # said before a machine is paused, or ended, for nothing
         raise click.UsageError("standard output is closed, and that is where --json prints")
+    if is_stream and report is not None:
+        raise click.UsageError("--report reads the checkpoint back: give that a name, not standard output")
 
     from vmckpt import api  # noqa: PLC0415 - start-up: help and usage errors need no engine
 
-    with progress_bar("saving", quiet=quiet or as_json) as progress:
-        report = api.save(
-            source,
-            checkpoint,
-            codec=codec,
-            memory_block_bytes=memory_block_bytes,
-            storage_block_bytes=storage_block_bytes,
-            jobs=jobs,
-            dedup=not no_dedup,
-            force=force,
-            mode=mode,
-            trace=trace,
-            tracer=tracer,
-            estimator=estimator,
-            workload=workload,
-            vcpus=vcpus,
-            seed=seed,
-            warmup_ops=warmup_ops,
-            progress=progress,
-        )
+    with ExitStack() as stack:
+        page = None
+        if report is not None:
+            from vmckpt.cli.report import report_file, write_text  # noqa: PLC0415 - only here
+
+            page = stack.enter_context(
+                report_file(report, force=force, inputs=[source], outputs=[checkpoint])
+            )
+        with progress_bar("saving", quiet=quiet or as_json) as progress:
+            done = api.save(
+                source,
+                checkpoint,
+                codec=codec,
+                memory_block_bytes=memory_block_bytes,
+                storage_block_bytes=storage_block_bytes,
+                jobs=jobs,
+                dedup=not no_dedup,
+                force=force,
+                mode=mode,
+                trace=trace,
+                tracer=tracer,
+                estimator=estimator,
+                workload=workload,
+                vcpus=vcpus,
+                seed=seed,
+                warmup_ops=warmup_ops,
+                progress=progress,
+            )
+        if page is not None:
+            write_text(page, [api.save_page(checkpoint, done)])
     if as_json or not quiet:
         table = save_table(
-            f"Saved {input_name(source)} as {'standard output' if is_stream else checkpoint}", report
+            f"Saved {input_name(source)} as {'standard output' if is_stream else checkpoint}", done
         )
-        answer(table, save_values(report), as_json=as_json, to_stderr=is_stream)
+        answer(table, save_values(done), as_json=as_json, to_stderr=is_stream)
 
 
 def save_values(report: "SaveReport") -> dict[str, object]:
