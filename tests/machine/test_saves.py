@@ -297,21 +297,22 @@ def test_a_tracer_that_does_not_answer_loses_its_traces(
     assert report.digest == digests(3)
 
 
-@mechanisms
-@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize(
+    ("mechanism", "needs"),
+    [("userfaultfd", FIRST_TOUCH), ("software", FIRST_TOUCH), ("userfaultfd", NOTHING)],
+)
 def test_a_held_machine_whose_saver_says_nothing_goes_on(
     tmp_path: Path,
     digests: Callable[[int], str],
     monkeypatch: pytest.MonkeyPatch,
     mechanism: str,
-    *,
-    traced: bool,
+    needs: Needs,
 ) -> None:
     monkeypatch.setattr(saves_module, "HOLD_PATIENCE_S", 1.5)
 
     def script(saver: Saver) -> None:
         saver.ask("pause")
-        saver.prepare(mechanism, FIRST_TOUCH if traced else NOTHING)
+        saver.prepare(mechanism, needs)
         saver.ask("trace-hold")
         try:
             for _ in range(6):  # said often enough
