@@ -93,6 +93,19 @@ def test_the_background_brings_all_that_is_not_zero(bench: Bench) -> None:
     assert bench.store.reads == bench.store.storage_blocks
 
 
+def test_without_a_walk_only_what_a_fault_read_is_followed_up(bench: Bench) -> None:
+    bench.background.walks = False
+    assert not bench.background.step()
+    bench.touch(STORED)
+    bench.finish()
+    assert bench.store.reads == 1
+    assert 1 < len(bench.content) < 100
+    bench.background.walks = True
+    bench.finish()
+    assert bench.store.reads == bench.store.storage_blocks
+    bench.check()
+
+
 def test_the_page_asked_for_comes_first_and_wakes(bench: Bench) -> None:
     bench.touch(STORED)
     fake = bench.fakes[0]

@@ -43,6 +43,7 @@ class Background:
     """The work of one restore, in pieces.
 
     Attributes:
+        walks: go through the file, too; if not, only what faults brought is followed up.
         finished: every page that is not zero is in place.
     """
 
@@ -52,6 +53,8 @@ class Background:
         progress: memoryview,
         rest: Callable[[], Sequence[Trip]] = tuple,
         crew: Crew | None = None,
+        *,
+        walks: bool = True,
     ) -> None:
         """Go on from `progress`, a byte for each storage block, all zeros at first.
 
@@ -60,18 +63,16 @@ class Background:
             progress: how far each storage block has come; kept up to date.
             rest: tells, when its turn has come, what was active at the save and is not brought yet.
             crew: who shares the walk through the file; None: nobody.
+            walks: see the attribute.
         """
+        self.walks = walks
         self._engine = engine
         self._storage = engine.storage
         self._residency = engine.residency
         self._progress = progress
         self._crew = crew
-        self._stack: list[Iterator[None]] = [
-            self._far(),
-            self._walk(),
-            self._prefetch_rest(rest),
-            self._finish_claims(),
-        ]
+        self._walking: list[Iterator[None]] = [self._far(), self._walk()]
+        self._stack: list[Iterator[None]] = [self._prefetch_rest(rest), self._finish_claims()]
         self._under_way: set[int] = set()
         self.finished = False
 
@@ -84,16 +85,15 @@ class Background:
             number = follow.pop()
             if number not in self._under_way and self._progress[number] == TODO:
                 self._stack.append(self._bring(number, Origin.NEIGHBOUR, if_held=True))
-        while self._stack:
-            work = self._stack[-1]
+        while stack := self._stack or (self._walking if self.walks else []):
             try:
-                next(work)
+                next(stack[-1])
             except StopIteration:
-                self._stack.pop()
+                stack.pop()
                 continue
             self._engine.count()
             return True
-        self.finished = True
+        self.finished = not self._walking
         return False
 
     def prefetch(self, trips: Sequence[Trip]) -> Iterator[None]:

@@ -13,7 +13,7 @@ import gc
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from vmckpt.errors import VmckptError, WorkerError
@@ -45,7 +45,7 @@ class Wanted(NamedTuple):
     amount: Amount = Amount()
     halo_pages: int = 0
     background: bool = True
-    """Bring all the rest, too, while the vCPUs run."""
+    """Bring all the rest, too, while the vCPUs run; if not, only what lies in a storage block that a fault brought."""
     helpers: bool = True
     """Have as many processes work on that as there are cores to spare."""
 
@@ -168,7 +168,9 @@ def _serve(service: Service) -> None:
     def rest() -> list[Trip]:  # made when its turn has come: faults come before it
         return trips_of(plan().rest, store.block_pages, store.place_of)
 
-    background = Background(engine, shared.progress, rest, _Helped(service) if wanted.helpers else None)
+    crew = _Helped(service) if wanted.helpers else None
+    walks = wanted.background or bool(counters[Counter.FINISH])
+    background = Background(engine, shared.progress, rest, crew, walks=walks)
     if not counters[Counter.PREFETCHED]:
         start_ns = time.monotonic_ns()
         for _ in background.prefetch(trips_of(plan().first, store.block_pages, store.place_of)):
@@ -176,9 +178,7 @@ def _serve(service: Service) -> None:
         counters[Counter.PREFETCH_NS] += time.monotonic_ns() - start_ns
         counters[Counter.PREFETCHED] = 1
     service.link.send(Message("prefetched", 0, {}))
-    _Loop(service, guests, engine, background.step).run(
-        is_busy=wanted.background or bool(counters[Counter.FINISH])
-    )
+    _Loop(service, guests, engine, background).run()
 
 
 class _Helped:
@@ -213,10 +213,10 @@ class _Helped:
 class _Loop:
     """Faults first, then work."""
 
-    def __init__(self, service: Service, guests: Guests, engine: Engine, work: Callable[[], bool]) -> None:
+    def __init__(self, service: Service, guests: Guests, engine: Engine, background: Background) -> None:
         self._link = service.link
         self._engine = engine
-        self._work = work
+        self._background = background
         self._counters = service.shared.log.counters
         self._poll = select.poll()
         self._poll.register(self._link.fileno(), select.POLLIN)
@@ -224,8 +224,9 @@ class _Loop:
         for fd in guests.fds:
             self._poll.register(fd, select.POLLIN)
 
-    def run(self, *, is_busy: bool) -> None:
-        """Until told to end, or until the supervisor is gone; `is_busy`: work while there are no faults."""
+    def run(self) -> None:
+        """Until told to end, or until the supervisor is gone."""
+        is_busy = True
         for known in self._vcpu_of.values():
             self._engine.poll(known)  # a predecessor may have heard what no descriptor tells again
         while True:
@@ -241,15 +242,18 @@ class _Loop:
                     message = self._link.receive()
                     if message is None or message.name == "end":
                         return
-                    is_busy = True  # "finish": nobody is there to fault any more
+                    self._background.walks = True  # "finish": nobody is there to fault any more
+                    is_busy = True
                     continue
                 if events & select.POLLIN:
                     self._engine.poll(vcpu)
+                    is_busy = not self._background.finished
                 if events & ~select.POLLIN:
                     self._poll.unregister(fd)  # the vCPU has ended
-            if not ready and is_busy and not self._work():
+            if not ready and is_busy and not self._background.step():
                 is_busy = False
-                self._tell_resident()
+                if self._background.finished:
+                    self._tell_resident()
 
     def _tell_resident(self) -> None:
         now_ns = self._counters[Counter.RESIDENT_NS] or time.monotonic_ns()

@@ -96,6 +96,7 @@ class LazyRestore:
         socket_path: str | None = None,
         mechanism: str | None = None,
         order: str | None = None,
+        opened: Callable[[str], Store] = Store.open,
     ) -> Self:
         """Open a checkpoint, and put a machine together over an empty memory.
 
@@ -106,6 +107,7 @@ class LazyRestore:
             socket_path: where to listen, if anywhere.
             order: the text of an order file: its pages take the place of the checkpoint's active ones.
             mechanism: `userfaultfd`, `software`; None: userfaultfd where this process can have it.
+            opened: opens the checkpoint; experiments read from disks of their own making.
 
         Raises:
             FeatureError: userfaultfd was asked for, and is not to be had.
@@ -114,7 +116,7 @@ class LazyRestore:
             CorruptionError: it is damaged where opening looks.
             IoError: it cannot be read, or somebody else listens at the socket.
         """
-        store = Store.open(path)
+        store = opened(path)
         control = None
         try:
             state, recording = state_of(store, wishes)
