@@ -68,15 +68,22 @@ def fails(folder: Path, arguments: Sequence[str], code: int) -> str:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_example_in_the_help_works_when_pasted(name: str, shell_path: str) -> None:
+def test_the_example_in_the_help_works_when_pasted(name: str, shell_path: str, tmp_path: Path) -> None:
     command = vmckpt.get_command(click.Context(vmckpt), name)
     assert command is not None
     found = re.search(r"Example:\n((?:  .*\n)+)", inspect.cleandoc(command.help or ""))
     assert found is not None
-    script = f'{inspect.cleandoc(found[1])}\nrm -r -- "$PWD"'
-    environment = os.environ | {"PATH": shell_path}
+    script = inspect.cleandoc(found[1])
+    # Whatever it makes, wherever it thinks it is, it makes in a folder of its own, and nothing has to be removed.
+    environment = os.environ | {"PATH": shell_path, "TMPDIR": os.fspath(tmp_path)}
     done = subprocess.run(
-        ["bash", "-euc", script], env=environment, capture_output=True, text=True, check=False, timeout=120
+        ["bash", "-euc", script],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert f"vmckpt {name}" in script
