@@ -15,6 +15,7 @@ FLOORS = [
     {"trace", "checkpoint", "sources"},
     {"saving", "restoring", "sharing", "machine"},
     {"api", "__init__"},
+    {"bench"},
     {"cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
