@@ -30,6 +30,7 @@ COMMANDS = {
     "verify": "Check every byte of a checkpoint.",
     "digest": "Print the digest of memory, whatever holds it.",
     "convert": "Write a checkpoint anew, laid out or compressed in another way.",
+    "bench": "Repeat an experiment: restores on simulated disks, and on this one.",
 }
 """Each command's name, which is its module's as well, and its line in `vmckpt --help`."""
 
