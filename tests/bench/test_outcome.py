@@ -81,7 +81,7 @@ def test_a_working_set_restore_is_held_against_the_eager_one(eager_s: float) -> 
     estimates: dict[working_set.Estimate | None, Restored] = {None: restored()}
     for each in working_set.ESTIMATES:
         estimates[each] = restored()._replace(coverage=0.98 if each == working_set.TRACED else 0.995)
-    outcome = working_set.outcome_of(working_set.Results(100, [1.0], runs, estimates), DISK)
+    outcome = working_set.outcome_of(working_set.Results(100, 1 << 30, [1.0], runs, estimates), DISK)
     assert holding(outcome) == {
         "ssd: TTR(1 s, 90 %) less than eager": eager_s > 3,
         "coverage, tracing, --trace working-set": False,
