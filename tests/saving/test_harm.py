@@ -4,21 +4,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.saving.exactness import case_of
-from tests.saving.harm import HARMS, check_harm
+from tests.saving.harm import HARMS, Image, check_harm, harm_case_of, harm_image
 from vmckpt.kernel.features import probe
 
-CASES = [(seed, HARMS[seed % len(HARMS)]) for seed in range(200, 224)]
+CASES = [(seed, list(HARMS)[seed % len(HARMS)]) for seed in range(200, 224)]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    return harm_image(tmp_path_factory.mktemp("harm"))
 
 
 @pytest.mark.parametrize(
-    ("seed", "harm"), CASES, ids=[f"{harm.replace(' ', '-')}-{case_of(seed).name}" for seed, harm in CASES]
+    ("seed", "harm"),
+    CASES,
+    ids=[f"{harm.replace(' ', '-')}-{harm_case_of(seed, harm).name}" for seed, harm in CASES],
 )
 def test_a_machine_survives_its_saver(
-    seed: int, harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seed: int, harm: str, image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reason = probe().reason
-    if case_of(seed).tracer == "userfaultfd" and reason:
+    if harm_case_of(seed, harm).tracer == "userfaultfd" and reason:
         pytest.skip(f"no userfaultfd here: {reason}")
     monkeypatch.chdir(tmp_path)
-    check_harm(seed, harm, tmp_path)
+    check_harm(seed, harm, image, tmp_path)

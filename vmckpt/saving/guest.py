@@ -93,24 +93,39 @@ class Guest:
 
     def memory(self) -> SegmentSource:
         """Its memory as it is at the moment of reading."""
-        return memory_source(os.dup(self.memory_fd), self.layout)
+        fd = os.dup(self.memory_fd)
+        try:
+            return memory_source(fd, self.layout)
+        except BaseException:
+            os.close(fd)
+            raise
 
     def tracer(self) -> Tracer:
         """Who traps its touches; takes over the descriptors that it handed over for that."""
-        descriptors, self._descriptors = self._descriptors, []
         page_count = self.layout.page_count
         if self.mechanism == "userfaultfd":
+            descriptors, self._descriptors = self._descriptors, []
             faults = [Userfaultfd(fd) for fd in descriptors]
             return UserfaultTracer(faults, self._bases, page_count, memory_fd=self.memory_fd)
-        table_fd, *socket_fds = descriptors
         with _understood():
-            sockets = [socket.socket(fileno=fd) for fd in socket_fds]
-        try:
-            self._table = TraceTable(table_fd, page_count, self.vcpus)
-        finally:
-            os.close(table_fd)
+            self._table = TraceTable(self._descriptors[0], page_count, self.vcpus)
         self._table.fill(traces_of(self._needs))
-        return SoftwareTracer(self._table, sockets)
+        return SoftwareTracer(self._table, self._sockets())
+
+    def _sockets(self) -> list[socket.socket]:
+        """Of the vCPUs; with what else was handed over, they are not closed here any more."""
+        sockets: list[socket.socket] = []
+        try:
+            with _understood():
+                for fd in self._descriptors[1:]:
+                    sockets.append(socket.socket(fileno=fd))  # noqa: PERF401 what came before a wrong one is closed
+        except BaseException:
+            for each in sockets:
+                each.detach()  # `close` closes it
+            raise
+        os.close(self._descriptors[0])
+        self._descriptors = []
+        return sockets
 
     def begin(self) -> Moment:
         """The instant: all vCPUs stand still, change over to traced memory, and go on.

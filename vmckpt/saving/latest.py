@@ -27,10 +27,7 @@ class LatestTally:
         """A block as it was just appended; one without hashes is zero throughout."""
         if number in self._blocks:
             self.resaved_pages += len(kinds) - kinds.count(ZERO)
-        if hashes:
-            self._blocks[number] = kinds, hashes.tobytes()
-        else:
-            self._blocks.pop(number, None)
+        self._blocks[number] = kinds, hashes.tobytes()
 
     def pages_of(self, block: int) -> int:
         """How many of a block's pages its last version has that are not zero; all of them where there is none yet."""
@@ -54,7 +51,9 @@ class LatestTally:
         """The digest of memory, 16 bytes."""
         digest = Digest()
         for number in sorted(self._blocks):
-            digest.add_zeros(number * self._block_pages - digest.pages)
-            digest.add(self._blocks[number][1])
+            hashes = self._blocks[number][1]
+            if hashes:
+                digest.add_zeros(number * self._block_pages - digest.pages)
+                digest.add(hashes)
         digest.add_zeros(self._page_count - digest.pages)
         return digest.bytes()

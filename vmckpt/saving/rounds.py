@@ -194,7 +194,10 @@ class RoundsFeed:
         for block in written:
             self._journal.dirty[block] = 0
         self._tracing.arm(
-            [PageRange(start * self._block_pages, end * self._block_pages) for start, end in _runs(written)]
+            [
+                PageRange(start * self._block_pages, min(end * self._block_pages, self._journal.page_count))
+                for start, end in _runs(written)
+            ]
         )
         self._plan(written)
 
