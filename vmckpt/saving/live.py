@@ -46,7 +46,7 @@ __all__ = ["save_live"]
 _BEAT_S = 1.0  # between two signs of life while the machine is held
 _SETTLE_S = 3.0  # at the longest
 _WINDOW_S = 0.1
-_STILL_NEW = 0.01  # of the pages seen, in a window
+_STILL_NEW = 0.002  # of the pages seen, in a window
 
 
 def save_live(
