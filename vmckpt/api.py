@@ -206,8 +206,10 @@ def save_page(checkpoint: str, report: SaveReport) -> str:
 
 
 def _is_socket(path: str) -> bool:
+    if path in {"", "-"}:
+        return False
     try:
-        return path != "-" and stat.S_ISSOCK(os.stat(path).st_mode)
+        return stat.S_ISSOCK(os.stat(path).st_mode)
     except FileNotFoundError as error:
         raise IoError.of(error, "cannot open", path=path) from error
     except OSError:

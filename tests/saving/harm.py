@@ -207,6 +207,10 @@ def _check_machine(harm: str, harmed: Harmed, *, ended: bool) -> None:
         return
     if not ended and harm != "stopped":
         before = ask(harmed.socket, "status")
+        deadline_s = time.monotonic() + SOON_S
+        while before["state"] == "saving" and time.monotonic() < deadline_s:
+            time.sleep(0.01)  # a killed saver's workers, which end a moment later, keep its connection open
+            before = ask(harmed.socket, "status")
         assert before["state"] == "running", before
         time.sleep(0.05)  # it works on
         assert ask(harmed.socket, "stop", until_closed=True)["ops"] != before["ops"]
