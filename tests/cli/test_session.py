@@ -288,7 +288,8 @@ def test_a_damaged_checkpoint_stays_one(folder: Path, tmp_path: Path) -> None:
 
 def test_an_image_of_no_whole_pages_is_exit_3(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "odd.raw").write_bytes(b"x" * 5000)
-    fails(folder, ["save", str(tmp_path / "odd.raw"), str(tmp_path / "new.vmckpt")], 3)
+    assert "odd.raw: " in fails(folder, ["save", str(tmp_path / "odd.raw"), str(tmp_path / "new.vmckpt")], 3)
+    assert not (tmp_path / "new.vmckpt").exists()
 
 
 def test_damage_is_exit_4_and_restores_nothing(folder: Path, tmp_path: Path) -> None:

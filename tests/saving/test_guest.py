@@ -138,6 +138,7 @@ def test_closing_twice_is_fine(peer: Peer) -> None:
     guest = guest_of(peer)
     guest.close()
     guest.close()
+    assert guest.memory_fd == -1
 
 
 @pytest.mark.parametrize(

@@ -215,8 +215,11 @@ def test_arming_again_traps_the_next_write_and_no_read(trace: Trace) -> None:
 
 def test_a_process_that_lives_confirms_it(trace: Trace) -> None:
     saver = trace(Rule.ACCESS, Mode.CHECKPOINT)
+    pid = saver.handler.pid
     for _ in range(3):
         saver.handler.confirm()
+    assert saver.handler.pid == pid  # it was not reaped
+    assert saver.handler.news() == []
 
 
 def test_much_is_armed_piece_by_piece_to_its_end(trace: Trace) -> None:
@@ -409,5 +412,6 @@ def test_it_ends_with_the_saver(trace: Trace) -> None:
     os.kill(saver, signal.SIGKILL)
     os.waitpid(saver, 0)
     wait_for(pidfd)
+    assert select.select([pidfd], [], [], 0)[0] == [pidfd]
     for fd in (reading, writing, pidfd):
         os.close(fd)

@@ -300,6 +300,7 @@ def test_a_vcpu_that_has_ended_is_no_error(mixed: Fakes, page: int, writes: bool
     mixed.tracer.let(trap, BLOCK, writes=writes)
     mixed.tracer.let(trap._replace(how=int(FaultFlag.WP)), BLOCK, writes=writes)
     mixed.tracer.arm(BLOCK)
+    assert page not in mixed.one.mapped
 
 
 @pytest.mark.parametrize("seam", [2, 5])

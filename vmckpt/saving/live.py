@@ -226,8 +226,7 @@ class _Save:
         assert estimator is not None
 
         def hear() -> list[Entry]:
-            entries = handler.news()
-            handler.check()
+            entries = handler.news()  # which raises should the tracer have ended
             self._guest.check()
             estimator.hear(entries)
             return entries
@@ -258,9 +257,8 @@ class _Save:
         """A batch is in the file."""
         if not batch.generation:
             self._done_blocks += len(batch.blocks)
-            if (
-                not batch.stream and self._estimator is not None
-            ):  # of the background, which goes in page order
+            # Stream 0 is the background, which goes in page order.
+            if not batch.stream and self._estimator is not None:
                 self._estimator.pass_page((batch.blocks[-1] + 1) * self._block_pages)
         total_bytes = self._data_pages * PAGE_BYTES
         done_bytes = self._done_blocks * self._block_pages * PAGE_BYTES

@@ -107,9 +107,8 @@ class RoundsFeed:
         self._started_s = time.monotonic()
         self._times = bytearray(len(journal.dirty))  # how often each block was handed out
         self._accessed: dict[int, deque[int]] = {}  # not saved yet, of each vCPU, in the order of access
-        self._toucher: dict[
-            int, int
-        ] = {}  # of each block, the first vCPU that touched it, in the order of access
+        # Of each block, the first vCPU that touched it; in the order of access.
+        self._toucher: dict[int, int] = {}
         self._stale: set[int] = set()  # saved, and to be saved once more in this round
         self._under_way = 0
         self._before_pages: int | None = None
