@@ -183,13 +183,18 @@ class Checkpoint(CheckpointFile):
         if end > start:
             yield PageRange(start, end)
 
+    def kept_hashes(self) -> Iterator[tuple[PageRange, bytes]]:
+        """The page hashes in the directories, in page order; pages in between are zero. Reads no page."""
+        for number, place in self.places():
+            block = self._block_at(number, place)
+            yield block.pages(self.header.block_pages), block.page_hashes()
+
     def computed_digest(self) -> bytes:
         """The digest that follows from the page hashes in the directories; reads no page."""
         digest = Digest()
-        for number, place in self.places():
-            block = self._block_at(number, place)
-            digest.add_zeros(block.pages(self.header.block_pages).start - digest.pages)
-            digest.add(block.page_hashes())
+        for pages, hashes in self.kept_hashes():
+            digest.add_zeros(pages.start - digest.pages)
+            digest.add(hashes)
         digest.add_zeros(self.header.page_count - digest.pages)
         return digest.bytes()
 

@@ -1,0 +1,5 @@
+"""Equal small pages inside large ones: found, counted, planned; nothing here touches the memory it looks at.
+
+source ─▶ page hashes (`hashes`) ─▶ table of equal pages (`table`) ─▶ the ladder and its parts (`estimate`)
+                                                                   └▶ large pages, ranked (`large`) ─▶ plan (`plan`)
+"""
