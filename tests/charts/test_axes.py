@@ -14,6 +14,7 @@ from vmckpt.charts.axes import (
     memory_text,
     order_axis,
     share_axis,
+    size_axis,
     time_axis,
 )
 
@@ -39,6 +40,11 @@ def texts(axis: Axis) -> list[str]:
         (count_axis("n", 0), ["0", "1"]),
         (count_axis("n", 3), ["0", "1", "2", "3"]),
         (count_axis("n", 1100), ["0", "500", "1 000", "1 500"]),
+        (size_axis("m", 0), ["0", "1 B"]),
+        (size_axis("m", 5000), ["0", "1 KiB", "2 KiB", "3 KiB", "4 KiB", "5 KiB"]),
+        (size_axis("m", 847 << 20), ["0", "200 MiB", "400 MiB", "600 MiB", "800 MiB", "1 000 MiB"]),
+        (size_axis("m", 5 << 29), ["0", "0.5 GiB", "1.0 GiB", "1.5 GiB", "2.0 GiB", "2.5 GiB"]),
+        (size_axis("m", 3 << 40), ["0", "1 TiB", "2 TiB", "3 TiB"]),
         (order_axis("n", 1536), ["0", "500", "1 000", "1 500"]),
         (share_axis("u"), ["0 %", "25 %", "50 %", "75 %", "100 %"]),
         (memory_axis("m", GIB), ["0", *(f"{at} MiB" for at in range(128, 1024, 128)), "1 GiB"]),
@@ -96,3 +102,12 @@ def test_a_place_in_memory_is_exact(size_bytes: int, text: str) -> None:
 def test_what_is_outside_is_at_the_end() -> None:
     axis = time_axis("t", 2.0, low_s=1.0)
     assert [axis.at(value) for value in (0, 1, 1.5, 2, 9)] == [0, 0, 0.5, 1, 1]
+
+
+@given(st.floats(0, 1e16))
+def test_a_size_axis_reaches_as_far_as_it_must_and_not_much_further(size_bytes: float) -> None:
+    axis = size_axis("m", size_bytes)
+    assert size_bytes <= axis.high * (1 + 1e-9)
+    assert axis.high <= max(2 * size_bytes, 1)
+    assert 2 <= len(axis.ticks) <= 6
+    assert len(set(texts(axis))) == len(axis.ticks)

@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmckpt.charts.markup import Markup, element, escaped, joined, number
+from vmckpt.charts.markup import Markup, element, escaped, joined, number, unbroken
 
 
 def test_text_is_escaped_and_markup_is_not() -> None:
@@ -41,3 +41,18 @@ def test_a_number_is_short_and_close(value: float) -> None:
     text = number(value)
     assert abs(float(text) - value) <= 0.0051
     assert len(text.partition(".")[2]) <= 2
+
+
+@given(st.text())
+def test_unbroken_text_is_the_same_but_for_the_spaces(text: str) -> None:
+    read = "".join(ET.fromstring(f"<p>{unbroken(text)}</p>").itertext())
+    assert read.replace("\N{NO-BREAK SPACE}", " ") == "".join(
+        ET.fromstring(f"<p>{escaped(text)}</p>").itertext()
+    )
+
+
+def test_only_numbers_and_units_are_kept_together() -> None:
+    assert (
+        unbroken("about 1 234 MiB & 5 % of 3 images")
+        == "about 1&#160;234&#160;MiB &amp; 5&#160;% of 3 images"
+    )

@@ -6,11 +6,26 @@ import re
 
 import pytest
 
+from tests.charts.colours import contrast, palettes
 from tests.support.webpage import WebPage
 from vmckpt.charts.axes import count_axis, share_axis
 from vmckpt.charts.markup import joined
 from vmckpt.charts.page import Fact, Figure, Page, Tile, document
-from vmckpt.charts.plots import Key, Mark, bars, heat, hits, legend, line, marks, outline, plot, shade, table
+from vmckpt.charts.plots import (
+    Key,
+    Mark,
+    bars,
+    dot,
+    heat,
+    hits,
+    legend,
+    line,
+    marks,
+    outline,
+    plot,
+    shade,
+    table,
+)
 from vmckpt.charts.style import SCRIPT, STYLE
 
 HOSTILE = "</title><script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\x1b\u202e\udcff"
@@ -26,6 +41,7 @@ def figure(name: str) -> Figure:
         bars(edges, [("blue", [0.5, 0.2]), ("sky", [0.5, 0])]),
         outline(edges, [None, 0.3], "green"),
         line([(0, 0), (1, 1)], "ink", 2),
+        dot(0.5, 0.5, "ink"),
         heat([[0, 1], [4, 2]], "orange"),
         hits(edges, [name, ""]),
         marks([Mark(name, 0.5, name)]),
@@ -48,6 +64,19 @@ def test_a_page_needs_nothing_but_itself_and_names_are_only_text(name: str) -> N
     assert heading == (shown if name is HOSTILE else name)
 
 
+def test_a_figure_may_say_what_it_is_above_its_title() -> None:
+    read = WebPage(
+        document(Page("t", "", "", [], [Figure("it grew", "how", joined([]), kind="Growth <b>")], [], ""))
+    )
+    assert read.kinds() == ["Growth <b>"]
+    assert read.title("Growth <b>") == "it grew"
+
+
+def test_no_line_ends_between_a_number_and_its_unit() -> None:
+    text = document(Page("Frees 1 234 MiB of 2 GiB", "", "", [], [], [], ""))
+    assert "<h1>Frees 1&#160;234&#160;MiB of 2&#160;GiB</h1>" in text
+
+
 def test_the_policy_lets_its_own_script_run_and_no_other() -> None:
     read = WebPage(document(page("x")))
     (policy,) = (attributes["content"] for _, attributes in read.tags if "http-equiv" in attributes)
@@ -66,28 +95,12 @@ def test_every_colour_is_in_both_themes_and_every_class_has_a_colour() -> None:
     light, dark = re.findall(r"^--page:.*?color-scheme", STYLE, flags=re.MULTILINE | re.DOTALL)[:2]
     names = set(re.findall(r"--([a-z]+):", light))
     assert names == set(re.findall(r"--([a-z]+):", dark))
-    assert set(re.findall(r"var\(--([a-z]+)\)", STYLE)) - {"c", "y"} <= names
-
-
-def contrast(one: str, other: str) -> float:
-    """WCAG 2.1's contrast ratio of two colours."""
-
-    def luminance(colour: str) -> float:
-        digits = colour[1:] if len(colour) == 7 else "".join(digit * 2 for digit in colour[1:])
-        parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
-        red, green, blue = (
-            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
-        )
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-    high, low = sorted((luminance(one), luminance(other)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
+    assert set(re.findall(r"var\(--([a-z]+)\)", STYLE)) - {"c", "y", "n", "cell"} <= names
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_text_and_what_matters_stand_out(theme: int) -> None:
-    text = re.findall(r"^--page:.*?color-scheme", STYLE, flags=re.MULTILINE | re.DOTALL)[theme]
-    colours = dict(re.findall(r"--([a-z]+):(#[0-9a-f]+)", text))
+    colours = palettes()[theme]
     for ink in ("ink", "soft"):
         assert all(contrast(colours[ink], colours[ground]) >= 4.5 for ground in ("page", "card", "faint"))
     for shape in ("blue", "orange", "green", "purple"):

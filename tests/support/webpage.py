@@ -30,7 +30,7 @@ class WebPage(HTMLParser):
 
     def texts(self, tag: str) -> list[str]:
         """The whole text of every element of that name."""
-        return ["".join(found.itertext()) for found in self.root.iter(tag)]
+        return ["".join(found.itertext()).replace("\N{NO-BREAK SPACE}", " ") for found in self.root.iter(tag)]
 
     def tiles(self) -> dict[str, str]:
         """The headline's numbers, by name."""
@@ -38,8 +38,20 @@ class WebPage(HTMLParser):
         return {str(tile[0].text): str(tile[1].text) for tile in tiles}
 
     def figure(self, title: str) -> ET.Element:
-        """The figure of that title."""
-        return next(found for found in self.root.iter("figure") if found.findtext("figcaption/h2") == title)
+        """The figure of that title, or of that kind where its title says what came of it."""
+        return next(
+            found
+            for found in self.root.iter("figure")
+            if title in {found.findtext("figcaption/h2"), found.findtext("figcaption/p[@class='kind']")}
+        )
+
+    def kinds(self) -> list[str]:
+        """The kind of each figure."""
+        return [found.findtext("figcaption/p[@class='kind']", "") for found in self.root.iter("figure")]
+
+    def title(self, kind: str) -> str:
+        """What the figure of that kind says above all."""
+        return "".join(self.figure(kind)[0][1].itertext()).replace("\N{NO-BREAK SPACE}", " ")
 
     def legend(self, title: str) -> dict[str, str]:
         """Names and values of a figure's legend."""

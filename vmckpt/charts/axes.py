@@ -22,10 +22,12 @@ __all__ = [
     "memory_text",
     "order_axis",
     "share_axis",
+    "size_axis",
     "time_axis",
 ]
 
 _UNITS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+_SIZES = (("TiB", 1 << 40), *_UNITS, ("B", 1))
 _TIMES = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 
 
@@ -115,6 +117,23 @@ def memory_axis(title: str, size_bytes: int) -> Axis:
         step >>= 1
     ticks = [Tick(at / size_bytes, memory_text(at)) for at in range(0, size_bytes + 1, max(step, 1))]
     return Axis(title, 0.0, size_bytes, ticks)
+
+
+def size_axis(title: str, high_bytes: float, steps: int = 5) -> Axis:
+    """From 0 to a round size at or above `high_bytes`, about so many steps of 1, 2 or 5 times a power of ten of a unit."""
+    high_bytes = max(high_bytes, 1)
+    unit, unit_bytes = next((found for found in _SIZES if high_bytes >= 2 * found[1]), _SIZES[-1])
+    step = round_up(high_bytes / unit_bytes / steps)
+    if unit_bytes == 1:
+        step = max(step, 1)
+    count = max(math.ceil(high_bytes / unit_bytes / step - 1e-9), 1)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    texts = [
+        f"{format_count(round(at * step)) if not decimals else f'{at * step:.{decimals}f}'} {unit}"
+        for at in range(1, count + 1)
+    ]
+    ticks = [Tick(at / count, text) for at, text in enumerate(["0", *texts])]
+    return Axis(title, 0.0, count * step * unit_bytes, ticks)
 
 
 def label_axis(title: str, labels: Sequence[str]) -> Axis:

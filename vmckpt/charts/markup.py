@@ -7,12 +7,14 @@ What comes out is XML as well, so that a strict parser can read it. Called by ev
 """
 
 import html
+import re
 from collections.abc import Iterable
 
 from vmckpt.units import printable
 
-__all__ = ["Markup", "element", "escaped", "joined", "number"]
+__all__ = ["Markup", "element", "escaped", "joined", "number", "unbroken"]
 
+_AMOUNT = re.compile(r"(?<=\d) (?=(?:\d{3}|[KMGT]?i?B|%|m?s|µs|min)\b|%)")
 _VOID = frozenset({"br", "link", "meta"})
 
 
@@ -55,3 +57,8 @@ def element(name: str, *children: str, **attributes: str | float | None) -> Mark
 def joined(children: Iterable[str]) -> Markup:
     """All of them, side by side, escaped where they are not markup."""
     return Markup("".join(map(escaped, children)))
+
+
+def unbroken(text: str) -> Markup:
+    """`text` in which no line ends between a number and its unit, or within a number."""
+    return Markup(_AMOUNT.sub("&#160;", escaped(text)))

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vmckpt.charts.markup import Markup, element, joined
+from vmckpt.charts.markup import Markup, element, joined, unbroken
 from vmckpt.charts.style import SCRIPT, STYLE
 
 __all__ = ["Fact", "Figure", "Page", "Tile", "document"]
@@ -36,6 +36,8 @@ class Figure:
     body: Markup
     half: bool = False
     """Two of these stand side by side where there is room."""
+    kind: str = ""
+    """What sort of figure it is, above a title that says what came of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,8 @@ def _body(page: Page) -> Markup:
         element(
             "header",
             element("p", page.eyebrow, class_="eyebrow"),
-            element("h1", page.title),
-            element("p", page.lead, class_="lead"),
+            element("h1", unbroken(page.title)),
+            element("p", unbroken(page.lead), class_="lead"),
             element("button", "Theme", id="theme", type="button", hidden="hidden"),
         ),
         element(
@@ -103,15 +105,19 @@ def _body(page: Page) -> Markup:
 
 
 def _tile(tile: Tile) -> Markup:
-    note = [element("dd", tile.note, class_="note")] if tile.note else []
+    note = [element("dd", unbroken(tile.note), class_="note")] if tile.note else []
     return element(
         "div", element("dt", tile.name), element("dd", tile.value, class_="value"), *note, class_="tile"
     )
 
 
 def _figure(figure: Figure, index: int) -> Markup:
+    kind = [element("p", figure.kind, class_="kind")] if figure.kind else []
     caption = element(
-        "figcaption", element("h2", figure.title, id=f"figure-{index}"), element("p", figure.text)
+        "figcaption",
+        *kind,
+        element("h2", unbroken(figure.title), id=f"figure-{index}"),
+        element("p", unbroken(figure.text)),
     )
     return element(
         "figure",

@@ -16,6 +16,7 @@ __all__ = [
     "Key",
     "Mark",
     "bars",
+    "dot",
     "heat",
     "hits",
     "legend",
@@ -26,6 +27,7 @@ __all__ = [
     "plot",
     "shade",
     "table",
+    "x_ticks",
 ]
 
 _SPAN = 1000  # of the drawing, both ways
@@ -42,7 +44,7 @@ class Key:
     """Of the palette."""
     value: str = ""
     shape: str = "box"
-    """`box`, `line`, `dash`, `dot` or `rug`."""
+    """`box`, `line`, `thick`, `thin`, `dash`, `dot`, `solid`, `dashes`, `point` or `rug`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +84,7 @@ def plot(label: str, x: Axis, y: Axis, *layers: Markup, tall: bool = False) -> M
         element("div", y.title, class_="y-title"),
         element("div", *map(_y_tick, y.ticks), class_="ys", aria_hidden="true"),
         element("div", drawing, class_="drawing"),
-        element(
-            "div",
-            *(_x_tick(tick, index) for index, tick in enumerate(x.ticks)),
-            class_="xs",
-            aria_hidden="true",
-        ),
+        element("div", *x_ticks(x.ticks), class_="xs", aria_hidden="true"),
         element("div", x.title, class_="x-title"),
         class_="plot tall" if tall else "plot",
         style=f"--y:{width + 1}ch",
@@ -96,6 +93,11 @@ def plot(label: str, x: Axis, y: Axis, *layers: Markup, tall: bool = False) -> M
 
 def _y_tick(tick: Tick) -> Markup:
     return element("span", tick.text, style=f"top:{number(100 * (1 - tick.at))}%")
+
+
+def x_ticks(ticks: Sequence[Tick]) -> list[Markup]:
+    """The labels of an axis along a lower side."""
+    return [_x_tick(tick, index) for index, tick in enumerate(ticks)]
 
 
 def _x_tick(tick: Tick, index: int) -> Markup:
@@ -148,10 +150,24 @@ def outline(edges: Sequence[float], values: Sequence[float | None], colour: str)
     )
 
 
-def line(points: Sequence[tuple[float, float]], colour: str, width: float) -> Markup:
-    """A line through points, both coordinates from 0 to 1."""
+def line(points: Sequence[tuple[float, float]], colour: str, width: float, *, shape: str = "") -> Markup:
+    """A line through points, both coordinates from 0 to 1; `see` lets others show through, `dash` breaks it up."""
     path = "L".join(f"{number(_SPAN * x)} {number(_SPAN * (1 - y))}" for x, y in points)
-    return element("path", class_=f"stroke c-{colour}", d=f"M{path}", style=f"stroke-width:{number(width)}px")
+    return element(
+        "path",
+        class_=f"stroke c-{colour} {shape}".rstrip(),
+        d=f"M{path}",
+        style=f"stroke-width:{number(width)}px",
+    )
+
+
+def dot(x: float, y: float, colour: str) -> Markup:
+    """A round mark, however the drawing is stretched."""
+    place = f"M{number(_SPAN * x)} {number(_SPAN * (1 - y))}h0"
+    return joined(
+        element("path", class_=f"stroke c-{name}", d=place, style=f"stroke-width:{width}px")
+        for name, width in (("card", 15), (colour, 10))
+    )
 
 
 def heat(counts: Sequence[Sequence[int]], colour: str) -> Markup:

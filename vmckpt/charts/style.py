@@ -9,7 +9,7 @@ __all__ = ["SCRIPT", "STYLE"]
 
 _LIGHT = """
 --page:#f6f5f2;--card:#fff;--ink:#1b2430;--soft:#566272;--rule:#e2e0da;--faint:#eeece7;--accent:#1c64a6;
---blue:#1c64a6;--sky:#93c3ea;--orange:#c9480a;--amber:#eba63a;--grey:#8f9aa8;--pale:#e6e4de;--purple:#94508a;--green:#14876b;
+--blue:#1c64a6;--sky:#93c3ea;--orange:#c9480a;--amber:#eba63a;--grey:#8f9aa8;--pale:#e6e4de;--purple:#94508a;--green:#13866a;
 --shade:#ecebe6;color-scheme:light;
 """
 _DARK = """
@@ -17,7 +17,7 @@ _DARK = """
 --blue:#4a9fe8;--sky:#2f6a9c;--orange:#f47b3c;--amber:#d6a03c;--grey:#677382;--pale:#28313b;--purple:#cf8abf;--green:#35b38d;
 --shade:#202832;color-scheme:dark;
 """
-_COLOURS = ("blue", "sky", "orange", "amber", "grey", "pale", "purple", "green", "ink", "soft")
+_COLOURS = ("blue", "sky", "orange", "amber", "grey", "pale", "purple", "green", "ink", "soft", "card")
 
 STYLE = (
     f":root{{{_LIGHT}}}\n"
@@ -85,6 +85,36 @@ path{vector-effect:non-scaling-stroke}
 .row{display:grid;grid-template-columns:9ch minmax(0,1fr);align-items:center;font-size:12px;color:var(--soft)}
 .row span{text-align:right;padding-right:10px;white-space:nowrap}
 .band{display:block;width:100%;height:22px}.band.with-rug{height:28px}
+figcaption .kind{margin:0;font-size:12px;letter-spacing:.04em;text-transform:uppercase}
+.stroke.dash{stroke-dasharray:7 4;stroke-linecap:butt}
+.key.dashes{width:20px;height:0;border-radius:0;background:none;border-top:2px dashed var(--c)}.key.point{border-radius:50%}
+.ladder{display:grid;margin-bottom:12px;font-size:13px}
+.step,.foot{display:grid;grid-template-columns:minmax(11rem,17rem) minmax(0,1fr) 6.5rem;column-gap:14px;align-items:center}
+.what,.much{display:flex;flex-direction:column;padding:5px 0;line-height:1.35;color:var(--soft)}
+.step b{color:var(--ink);font-weight:600}.much{text-align:right}.much b{font-size:15px;white-space:nowrap}
+.beam{display:block;width:100%;height:100%;min-height:46px}
+.joint{stroke:var(--soft);stroke-width:1px;stroke-dasharray:2 3;fill:none}
+.wash.edged{stroke:var(--c);stroke-width:1px;shape-rendering:auto;opacity:1;fill-opacity:.2;stroke-dasharray:4 3}
+.halo{stroke:var(--card);stroke-width:5px;fill:none}.whisker{stroke:var(--ink);stroke-width:2px;fill:none}
+.foot .xs{height:20px;font-size:12px;line-height:16px;color:var(--soft)}
+.unit{margin:0;text-align:right;padding-right:calc(6.5rem + 14px);font-size:12px;color:var(--soft)}
+.matrix{display:grid;grid-template-columns:minmax(5rem,26%) minmax(0,1fr);font-size:12px;color:var(--soft);margin-bottom:12px}
+.columns{grid-column:2;display:grid;grid-template-columns:repeat(var(--n),minmax(0,1fr));text-align:center}
+.rows{display:grid;grid-template-rows:repeat(var(--n),var(--cell));align-items:center;padding-right:10px;min-width:0}
+.rows span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;line-height:16px;min-width:0}
+.square{position:relative;height:calc(var(--n)*var(--cell))}
+.square svg{display:block;width:100%;height:100%}
+.square span{position:absolute;transform:translate(-50%,-50%);pointer-events:none;white-space:nowrap;color:var(--ink);font-size:clamp(10px,2.6vw,12px)}
+.square .on{color:var(--card)}
+.cell{stroke:var(--card);stroke-width:1px}
+.strip{margin:7px 0 0;font-size:13px;line-height:1.4;color:var(--soft);overflow-wrap:anywhere}.strip:first-child{margin-top:0}.strip b{color:var(--ink);font-weight:600}
+.keys{display:flex;flex-wrap:wrap;align-items:end;gap:6px 32px;margin-bottom:12px}
+.keys .legend{margin:0}
+.ramps{display:grid;grid-template-columns:max-content repeat(4,minmax(3.4rem,4.6rem));gap:3px;align-items:center;font-size:12px;line-height:15px;color:var(--soft)}
+.ramps i{height:12px;background:var(--c)}.hue{padding-right:10px}.level{text-align:center;align-self:end}
+.inbar{display:block;width:100%;min-width:110px;height:11px;border-radius:3px}
+.scroll.open .inbar{max-width:220px}.scroll.open{max-height:430px;margin:0 0 6px}
+th.text,td.text{text-align:left}td.wrap,.scroll td .wrap{white-space:normal}
 details{font-size:13px;color:var(--soft)}
 summary{cursor:pointer;width:fit-content;padding:2px 0}
 summary:hover{color:var(--ink)}
@@ -105,9 +135,12 @@ footer{padding-top:18px;padding-bottom:36px;font-size:12.5px;color:var(--soft)}
 @media (max-width:760px){.figures{grid-template-columns:minmax(0,1fr)}figure.half{grid-column:1/-1}}
 @media (max-width:560px){
 main,header,footer{padding-left:12px;padding-right:12px}header{padding-top:22px}#theme{top:14px;right:12px}h1{margin-top:.7rem}
-.lead{font-size:15.5px}.tiles{grid-template-columns:repeat(2,minmax(0,1fr));margin:20px 0 14px}.tile{padding:11px 13px 10px}.tile .value{font-size:19px}
+.lead{font-size:15.5px}.tiles{grid-template-columns:repeat(2,minmax(0,1fr));margin:20px 0 14px}.tile{padding:11px 13px 10px}.tile .value{font-size:19px}.tile:last-child:nth-child(odd){grid-column:1/-1}
 figure,.facts{padding:16px 14px 12px}.figures{gap:14px}.xs .odd{display:none}.row{grid-template-columns:8ch minmax(0,1fr);font-size:11px}
 .row span{padding-right:7px}.plot{grid-template-rows:auto 180px 20px auto}.plot.tall{grid-template-rows:auto 240px 20px auto}
+.step{grid-template-columns:minmax(0,1fr) max-content;row-gap:0}.beam{grid-column:1/-1;grid-row:2;min-height:40px}.what span{display:none}.much{flex-direction:row;gap:8px;align-items:baseline}
+.foot{grid-template-columns:minmax(0,1fr)}.foot .xs{grid-column:1}.unit{padding-right:0}.ramps{grid-template-columns:max-content repeat(4,minmax(0,4.6rem))}
+.columns .odd{visibility:hidden}
 .facts dl{grid-template-columns:minmax(0,1fr);gap:0}.facts dd{margin-bottom:7px}
 }
 @media print{body{background:#fff}#theme,details{display:none}figure{break-inside:avoid}}
