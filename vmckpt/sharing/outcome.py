@@ -104,7 +104,7 @@ class Curve(NamedTuple):
 
     order: str
     points: Sequence[tuple[int, int]]
-    """(large pages broken, pages freed), ascending; thinned to some hundreds."""
+    """(large pages broken, pages freed), ascending; thinned to some hundreds; (0, 0) may be left out."""
 
 
 class PlanOutcome(NamedTuple):
@@ -142,9 +142,10 @@ class SharingDetail(NamedTuple):
     """What a picture of an estimate shows beyond its numbers."""
 
     maps: tuple[ImageMap, ...]
+    """Of each image, in the order of `SharingReport.images`."""
     matrix: Sequence[Sequence[float]]
-    """[image][image]: pages that the two would share if they trusted each other: for each content that both have, the
-    smaller number of copies; on the diagonal what sharing within the image frees."""
+    """[image][image], in the same order: pages that the two would share if they trusted each other: for each content that
+    both have, the smaller number of copies; on the diagonal what sharing within the image frees."""
 
 
 class SharingReport(NamedTuple):
