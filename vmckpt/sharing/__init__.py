@@ -2,4 +2,5 @@
 
 source ─▶ page hashes (`hashes`) ─▶ table of equal pages (`table`) ─▶ the ladder and its parts (`estimate`)
                                                                    └▶ large pages, ranked (`large`) ─▶ plan (`plan`)
+what came of it (`outcome`), with what a picture needs beyond (`detail`) ─▶ a page to look at (`report`)
 """
