@@ -4,20 +4,27 @@ In: a source. Out: ranges of pages with their hashes; pages in between are zero.
 """
 
 import mmap
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from vmckpt.checkpoint.reader import Checkpoint
 from vmckpt.hashing import ZERO_PAGE_HASH, Digest, page_hashes
-from vmckpt.pages import PAGE_BYTES, PageRange, PageReader, Source
+from vmckpt.pages import PAGE_BYTES, PageRange, PageReader, Source, blocks_of
 from vmckpt.reports import Progress
 from vmckpt.workers import Channel, Crew
 
 __all__ = ["digest_of", "hash_pages"]
 
 _BATCH_PAGES = 512
+_READ_PAGES = (
+    64  # at a time, so that they are still in the core's own cache when they are hashed: a quarter faster
+)
 _UNIT_PAGES = 16  # zero test first: four times as fast as sixteen hashes
+_UNIT_BYTES = _UNIT_PAGES * PAGE_BYTES
+_ZEROS = bytearray(_UNIT_BYTES)  # bytearray == memoryview is a memcmp; memoryview == bytearray is not
+_ZERO_HASHES = array("Q", [ZERO_PAGE_HASH] * _UNIT_PAGES)
 _SLOTS_EACH = 4
 
 
@@ -28,19 +35,24 @@ class _Work(NamedTuple):
 
     def serve(self, channel: Channel) -> None:
         """Hash the page ranges that the coordinator names."""
-        data = memoryview(bytearray(_BATCH_PAGES * PAGE_BYTES))
-        zeros = bytearray(_UNIT_PAGES * PAGE_BYTES)
-        zero_hashes = [ZERO_PAGE_HASH] * _UNIT_PAGES
+        data = memoryview(bytearray(_READ_PAGES * PAGE_BYTES))
         for message in channel.messages():
             slot, start, end = memoryview(message).cast("Q").tolist()
-            self.source.read(PageRange(start, end), data[: (end - start) * PAGE_BYTES])
-            at = slot * _BATCH_PAGES
-            for first in range(0, end - start, _UNIT_PAGES):
-                unit = data[first * PAGE_BYTES : min(first + _UNIT_PAGES, end - start) * PAGE_BYTES]
-                values = zero_hashes if zeros == unit else page_hashes(unit)
-                for index, value in enumerate(values, at + first):
-                    self.hashes[index] = value
+            at = slot * _BATCH_PAGES - start
+            for first in range(start, end, _READ_PAGES):
+                pages = PageRange(first, min(first + _READ_PAGES, end))
+                content = data[: pages.pages * PAGE_BYTES]
+                self.source.read(pages, content)
+                self.hashes[at + pages.start : at + pages.end] = _hashes_of(content)
             channel.send(message[:8])
+
+
+def _hashes_of(content: memoryview) -> "array[int]":
+    hashes = array("Q")
+    for first in range(0, len(content), _UNIT_BYTES):
+        unit = content[first : first + _UNIT_BYTES]
+        hashes.extend(_ZERO_HASHES if unit == _ZEROS else page_hashes(unit))
+    return hashes
 
 
 def hash_pages(source: Source, *, jobs: int) -> Iterator[tuple[PageRange, memoryview]]:
@@ -74,7 +86,8 @@ def hash_pages(source: Source, *, jobs: int) -> Iterator[tuple[PageRange, memory
 
 
 def _batches(source: Source) -> Iterator[PageRange]:
-    for start, end in source.data_ranges():
+    # Rounded to units: a gap of less is not worth a batch of its own.
+    for start, end in blocks_of(source.data_ranges(), _UNIT_PAGES, source.layout.page_count):
         for first in range(start, end, _BATCH_PAGES):
             yield PageRange(first, min(first + _BATCH_PAGES, end))
 
