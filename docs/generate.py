@@ -69,7 +69,7 @@ def _exit_codes() -> str:
 
 
 def _command(name: str) -> str:
-    command = import_module(f"vmckpt.cli.{name}").command
+    command = import_module(f"vmckpt.cli.{name.replace('-', '_')}").command
     assert isinstance(command, click.Command)
     arguments = [
         str(parameter.metavar) for parameter in command.params if isinstance(parameter, click.Argument)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         VerifyReport,
         convert,
         digest,
+        estimate_sharing,
         info,
         open_checkpoint,
         open_source,
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
         restore,
         save,
         save_page,
+        sharing_page,
         verify,
     )
     from vmckpt.errors import VmckptError
     from vmckpt.machine.image import create_image
     from vmckpt.pages import PAGE_BYTES, PageRange
+    from vmckpt.sharing.outcome import SharingReport
 
 __all__ = [
     "PAGE_BYTES",
@@ -49,12 +52,14 @@ __all__ = [
     "RebuildReport",
     "RestoreReport",
     "SaveReport",
+    "SharingReport",
     "VerifyReport",
     "VmckptError",
     "__version__",
     "convert",
     "create_image",
     "digest",
+    "estimate_sharing",
     "info",
     "open_checkpoint",
     "open_source",
@@ -62,6 +67,7 @@ __all__ = [
     "restore",
     "save",
     "save_page",
+    "sharing_page",
     "verify",
 ]
 
@@ -69,6 +75,7 @@ _HOMES = {
     "PAGE_BYTES": "vmckpt.pages",
     "PageRange": "vmckpt.pages",
     "VmckptError": "vmckpt.errors",
+    "SharingReport": "vmckpt.sharing.outcome",
     "create_image": "vmckpt.machine.image",
 }
 

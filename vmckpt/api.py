@@ -30,12 +30,14 @@ from vmckpt.reports import (
 from vmckpt.workers import worker_count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from vmckpt.checkpoint.reader import Checkpoint
     from vmckpt.machine.client import Conversation
     from vmckpt.pages import Source
     from vmckpt.saving.source import Carried
+    from vmckpt.sharing.hashes import PageHashes
+    from vmckpt.sharing.outcome import SharingReport
 
 __all__ = [
     "CheckpointInfo",
@@ -49,6 +51,7 @@ __all__ = [
     "VerifyReport",
     "convert",
     "digest",
+    "estimate_sharing",
     "info",
     "open_checkpoint",
     "open_source",
@@ -56,6 +59,7 @@ __all__ = [
     "restore",
     "save",
     "save_page",
+    "sharing_page",
     "verify",
 ]
 
@@ -487,3 +491,86 @@ def digest(source: str, *, jobs: int | None = None, progress: Progress | None = 
             return digest_of(memory, jobs=worker_count(jobs), progress=progress).hex()
     with open_source(source) as opened:
         return digest_of(opened, jobs=worker_count(jobs), progress=progress).hex()
+
+
+def estimate_sharing(
+    sources: Sequence[str],
+    *,
+    trust: str = "each",
+    large_page_bytes: int = 2 << 20,
+    confidence: float = 0.95,
+    target_bytes: int | None = None,
+    top: int = 10,
+    share_cap: int = 256,
+    jobs: int | None = None,
+    detailed: bool = False,
+    progress: Progress | None = None,
+) -> SharingReport:
+    """What sharing equal small pages would free, which large pages hold them, and which of these to break up.
+
+    Nothing is written, and no machine is stopped: of one that runs, pages are read while it works.
+
+    Args:
+        sources: images, ELF cores, checkpoints, control sockets; `-` for standard input.
+        trust: whose pages may be shared: `each` image's own, `all`, or a file that names groups.
+        large_page_bytes: a power of two, at least two pages.
+        confidence: of the interval, between 0 and 1.
+        target_bytes: how much a plan is to free; None: no plan.
+        top: how many large pages to name.
+        share_cap: how many pages may share a frame of KSM, at least 2.
+        jobs: worker processes; None: one for each core.
+        detailed: have the report hold what `sharing_page` shows.
+        progress: told (done bytes, total bytes) of each source.
+
+    Raises:
+        UsageError: there is no source, or an argument is out of range.
+        SourceError: a source holds no memory that vmckpt reads.
+        CorruptionError: it is a checkpoint, and damaged where this looks.
+        IoError: reading failed.
+    """
+    started = time.perf_counter()
+    from vmckpt.sharing.survey import Question, survey
+    from vmckpt.sharing.trust import trust_groups
+
+    if not sources:
+        raise UsageError("there is no memory to look at: name at least one source")
+    question = Question(
+        trust,
+        large_page_bytes,
+        confidence,
+        top,
+        share_cap,
+        None if target_bytes is None else -(-target_bytes // PAGE_BYTES),
+        detailed,
+    )
+    question.check()
+    groups = trust_groups(trust, sources)
+    images = [_page_hashes(source, worker_count(jobs), progress) for source in sources]
+    report = survey(images, groups, question)
+    return report._replace(elapsed_s=time.perf_counter() - started)
+
+
+def sharing_page(report: SharingReport) -> str:
+    """One HTML page that shows an estimate: what sharing would free, of whom, and in which large pages.
+
+    Args:
+        report: what `estimate_sharing` answered; `detailed`, or it shows no maps.
+    """
+    from vmckpt.sharing.report import page_of
+
+    return page_of(report)
+
+
+def _page_hashes(source: str, jobs: int, progress: Progress | None) -> PageHashes:
+    """The page hashes of a source, be it a machine that runs."""
+    from dataclasses import replace
+
+    from vmckpt.sharing.hashes import hashes_of
+
+    if _is_socket(source):
+        from vmckpt.saving.guest import running_memory
+
+        with _machine(source, None, None, None, 0) as conversation, running_memory(conversation) as memory:
+            return replace(hashes_of(memory, jobs=jobs, progress=progress), source=source)
+    with open_source(source) as opened:
+        return hashes_of(opened, jobs=jobs, progress=progress)

@@ -29,6 +29,7 @@ COMMANDS = {
     "info": "Show what a checkpoint holds.",
     "verify": "Check every byte of a checkpoint.",
     "digest": "Print the digest of memory, whatever holds it.",
+    "estimate-sharing": "Tell what sharing equal pages would free, and which large pages to break.",
     "convert": "Write a checkpoint anew, laid out or compressed in another way.",
     "bench": "Repeat an experiment: restores on simulated disks, and on this one.",
 }
@@ -62,7 +63,7 @@ class CommandGroup(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        command = import_module(f"vmckpt.cli.{cmd_name}").command
+        command = import_module(f"vmckpt.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -27,7 +27,7 @@ from vmckpt.trace.software import SoftwareTracer, TraceTable, traces_of
 from vmckpt.trace.tracer import Tracer
 from vmckpt.trace.userfault import UserfaultTracer
 
-__all__ = ["NO_TRACES", "Guest", "Moment", "held_memory"]
+__all__ = ["NO_TRACES", "Guest", "Moment", "held_memory", "running_memory"]
 
 NO_TRACES = Needs(first_touch=False, writes=False, protect=False)
 """What is asked of a machine that is to stand still."""
@@ -216,6 +216,14 @@ def held_memory(conversation: Conversation) -> Iterator[SegmentSource]:
     """The memory of a machine that stands still until the context is left."""
     with Guest(conversation, NO_TRACES, "auto") as guest, guest.memory() as memory:
         guest.hold()
+        yield memory
+        guest.end(stop=False)
+
+
+@contextlib.contextmanager
+def running_memory(conversation: Conversation) -> Iterator[SegmentSource]:
+    """The memory of a machine that goes on: each page is what it holds when it is read."""
+    with Guest(conversation, NO_TRACES, "auto") as guest, guest.memory() as memory:
         yield memory
         guest.end(stop=False)
 

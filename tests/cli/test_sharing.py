@@ -1,0 +1,194 @@
+"""`vmckpt estimate-sharing`, with real images, checkpoints and machines, against counting every page in plain Python."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vmckpt
+from vmckpt.machine.client import ask
+from vmckpt.machine.image import create_image
+from vmckpt.pages import PAGE_BYTES
+
+SOON_S = 60.0
+KEYS = {
+    "pages",
+    "large_pages",
+    "zero_pages",
+    "distinct_pages",
+    "reclaimable_pages",
+    "estimate",
+    "histogram",
+    "images",
+    "ksm",
+    "top",
+}
+SIZE_BYTES = 4 << 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sharing")
+    for seed in (1, 2):
+        create_image(str(folder / f"{seed}.raw"), SIZE_BYTES, seed=seed, common_seed=9)
+    vmckpt.save(str(folder / "1.raw"), str(folder / "1.vmckpt"), workload="zipf", warmup_ops=2000)
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vmckpt", "estimate-sharing", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SOON_S,
+    )
+
+
+def estimate(folder: Path, *arguments: str) -> Any:
+    done = run(folder, *arguments, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def pages_of(path: Path) -> list[bytes]:
+    memory = path.read_bytes()
+    return [memory[at : at + PAGE_BYTES] for at in range(0, len(memory), PAGE_BYTES)]
+
+
+@pytest.mark.parametrize("trust", ["each", "all"])
+def test_every_number_is_that_of_counting_pages(folder: Path, trust: str) -> None:
+    found = estimate(folder, "1.raw", "2.raw", "--trust", trust, "--top", "1000000")
+    images = [pages_of(folder / name) for name in ("1.raw", "2.raw")]
+    counts = [Counter(page for page in pages if any(page)) for pages in images]
+    over_all = counts[0] + counts[1]
+    zero = sum(not any(page) for pages in images for page in pages)
+    intra = sum(count.total() - len(count) for count in counts)
+    everything = over_all.total() - len(over_all)
+
+    assert found.keys() >= KEYS
+    assert found["pages"] == sum(map(len, images))
+    assert found["large_pages"] == 2 * SIZE_BYTES // (2 << 20)
+    assert found["zero_pages"] == zero
+    assert found["distinct_pages"] == len(over_all)
+    chosen = {"each": intra, "all": everything}[trust]
+    assert found["reclaimable_pages"] == {"zero": zero, "intra": intra, "trust": chosen, "all": everything}
+    assert found["estimate"]["pages"] == found["estimate"]["low"] == found["estimate"]["high"] == chosen
+    assert (found["estimate"]["method"], found["estimate"]["fraction"]) == ("exact", 1)
+    assert found["histogram"] == {str(copies): n for copies, n in Counter(over_all.values()).items()}
+    assert sum(image["attributed_pages"] for image in found["images"]) == chosen
+    assert sum(large["gain_pages"] for large in found["top"]) == pytest.approx(zero + chosen)
+    copies = counts if trust == "each" else [over_all, over_all]
+    for large in found["top"]:
+        image = int(large["source"][0]) - 1
+        inside = images[image][large["large_page"] * 512 : (large["large_page"] + 1) * 512]
+        shareable = [page for page in inside if not any(page) or copies[image][page] > 1]
+        assert large["shareable_pages"] == len(shareable)
+        gain = sum(1 - 1 / copies[image][page] if any(page) else 1 for page in inside)
+        assert large["gain_pages"] == pytest.approx(gain)
+
+
+def test_a_checkpoint_says_the_same_as_its_memory_and_knows_what_was_active(
+    folder: Path, tmp_path: Path
+) -> None:
+    vmckpt.restore(str(folder / "1.vmckpt"), str(tmp_path / "1.raw"))
+    image = estimate(tmp_path, "1.raw")
+    saved = estimate(folder, "1.vmckpt")
+    for key in ("pages", "zero_pages", "distinct_pages", "reclaimable_pages", "histogram", "ksm"):
+        assert saved[key] == image[key], key
+    assert all(large["activity"] is None for large in image["top"])
+    assert all(0 <= large["activity"] <= 1 for large in saved["top"])
+    assert any(large["activity"] > 0 for large in saved["top"])
+
+
+@pytest.fixture
+def socket(folder: Path, tmp_path: Path) -> Iterator[str]:
+    path = str(tmp_path / "vm.sock")
+    arguments = ["run", "1.raw", "--workload", "zipf", "--socket", path, "--json"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "vmckpt", *arguments], cwd=folder, stdout=subprocess.PIPE, text=True
+    ) as machine:
+        subprocess.run(
+            [sys.executable, "-m", "vmckpt", "vm", "status", path, "--wait", "20"],
+            check=True,
+            capture_output=True,
+        )
+        yield path
+        ask(path, "stop")
+        machine.communicate(timeout=SOON_S)
+        assert machine.returncode == 0
+
+
+def test_a_running_machine_is_read_while_it_works(folder: Path, socket: str) -> None:
+    before = ask(socket, "status")
+    found = estimate(folder, socket, "2.raw", "--trust", "all")
+    after = ask(socket, "status")
+    assert found["pages"] == 2 * SIZE_BYTES // PAGE_BYTES
+    assert found["images"][0]["source"] == socket
+    assert (before["state"], after["state"]) == ("running", "running")
+    assert int(str(after["ops"])) > int(str(before["ops"]))
+
+
+def test_a_paused_machine_stays_paused_and_says_what_its_memory_says(
+    folder: Path, socket: str, tmp_path: Path
+) -> None:
+    ask(socket, "pause")
+    found = estimate(folder, socket)
+    assert ask(socket, "status")["state"] == "paused"
+    vmckpt.save(socket, str(tmp_path / "now.vmckpt"))
+    saved = estimate(tmp_path, "now.vmckpt")
+    assert found["histogram"] == saved["histogram"]
+
+
+def test_groups_of_a_file(folder: Path, tmp_path: Path) -> None:
+    groups = tmp_path / "groups"
+    groups.write_text("both: 1.raw 2.raw\n")
+    found = estimate(folder, "1.raw", "2.raw", "1.vmckpt", "--trust", str(groups))
+    assert [image["trust_group"] for image in found["images"]] == ["both", "both", "1.vmckpt"]
+    ladder = found["reclaimable_pages"]
+    assert ladder["intra"] < ladder["trust"] < ladder["all"]
+
+
+def test_one_line_says_how_much_of_how_much_and_how_sure(folder: Path) -> None:
+    done = run(folder, "1.raw")
+    assert done.returncode == 0
+    assert "of 4.00 MiB" in done.stdout
+    assert "counted exactly" in done.stdout
+
+
+def test_quiet_prints_nothing(folder: Path) -> None:
+    done = run(folder, "1.raw", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["nothing-here.raw"], 1, "nothing-here.raw"),
+        (["1.raw", "--large-page", "4096"], 2, "power of two"),
+        (["1.raw", "--large-page", "3M"], 2, "power of two"),
+        (["1.raw", "--trust", "nothing-here"], 1, "nothing-here"),
+        (["1.raw", "--trust", "1.raw"], 2, "trust groups"),
+        (["1.raw", "--share-cap", "1"], 2, "share-cap"),
+        (["1.raw", "--confidence", "1"], 2, "confidence"),
+        ([], 2, "SOURCE"),
+        (["cut.raw"], 3, "cut.raw"),
+        (["cut.vmckpt"], 4, "cut.vmckpt"),
+    ],
+)
+def test_what_cannot_be_answered_is_a_sentence(
+    folder: Path, arguments: list[str], code: int, says: str
+) -> None:
+    (folder / "cut.raw").write_bytes((folder / "1.raw").read_bytes()[:5000])
+    (folder / "cut.vmckpt").write_bytes((folder / "1.vmckpt").read_bytes()[:-100])
+    done = run(folder, *arguments)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
