@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         open_source,
         rebuild_index,
         restore,
+        restore_lazily,
         save,
         save_page,
         sharing_page,
@@ -41,11 +42,14 @@ if TYPE_CHECKING:
     from vmckpt.errors import VmckptError
     from vmckpt.machine.image import create_image
     from vmckpt.pages import PAGE_BYTES, PageRange
+    from vmckpt.restoring.outcome import LazyPages, LazyReport
     from vmckpt.sharing.outcome import SharingReport
 
 __all__ = [
     "PAGE_BYTES",
     "CheckpointInfo",
+    "LazyPages",
+    "LazyReport",
     "PageCounts",
     "PageRange",
     "Problem",
@@ -65,6 +69,7 @@ __all__ = [
     "open_source",
     "rebuild_index",
     "restore",
+    "restore_lazily",
     "save",
     "save_page",
     "sharing_page",
@@ -72,6 +77,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "LazyPages": "vmckpt.restoring.outcome",
+    "LazyReport": "vmckpt.restoring.outcome",
     "PAGE_BYTES": "vmckpt.pages",
     "PageRange": "vmckpt.pages",
     "VmckptError": "vmckpt.errors",

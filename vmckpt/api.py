@@ -30,11 +30,13 @@ from vmckpt.reports import (
 from vmckpt.workers import worker_count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from vmckpt.checkpoint.reader import Checkpoint
     from vmckpt.machine.client import Conversation
     from vmckpt.pages import Source
+    from vmckpt.restoring.outcome import LazyReport
+    from vmckpt.restoring.prefetch import Amount
     from vmckpt.saving.source import Carried
     from vmckpt.sharing.hashes import PageHashes
     from vmckpt.sharing.outcome import SharingReport
@@ -57,6 +59,7 @@ __all__ = [
     "open_source",
     "rebuild_index",
     "restore",
+    "restore_lazily",
     "save",
     "save_page",
     "sharing_page",
@@ -364,6 +367,121 @@ def restore(
         memory_bytes = opened.layout.memory_bytes
     elapsed_s = time.perf_counter() - started
     return RestoreReport(memory_bytes, plan.file_bytes, elapsed_s, memory_digest.hex(), format)
+
+
+def restore_lazily(
+    checkpoint: str,
+    *,
+    prefetch: str | None = None,
+    prefetch_pages: int | float | None = None,  # noqa: PYI041 - the two mean different things here
+    halo_pages: int = 0,
+    until_ops: int | None = None,
+    workload: str | None = None,
+    vcpus: int | None = None,
+    seed: int | None = None,
+    socket_path: str | None = None,
+    mechanism: str | None = None,
+    record: str | bool = False,
+    order: str | None = None,
+    fault_log: str | None = None,
+    page: str | None = None,
+    force: bool = False,
+    warn: Callable[[str], None] | None = None,
+    told: Callable[[LazyReport], None] | None = None,
+) -> LazyReport:
+    """Run the machine of a checkpoint at once, its memory brought as it is touched, until its end.
+
+    Without `until_ops` and `socket_path`, that is when all memory is there. Times of the report count from the start of
+    this process. It forks: call it from the only thread, or where no other one holds a lock.
+
+    Args:
+        checkpoint: path.
+        prefetch: what to bring before the machine runs: `active` (what was active at the save), `none`; None: what an
+            earlier restore has recorded beside the checkpoint, else the same as `active`.
+        prefetch_pages: of that, so many pages (an int), or this part (a float up to 1.0), and the rest while it runs.
+        halo_pages: take as many neighbours on both sides of each such page as well.
+        until_ops: end when each vCPU has done so many operations since boot.
+        workload: what to run, where the checkpoint does not say; `vcpus` and `seed` likewise.
+        vcpus: how many.
+        seed: of the workload.
+        socket_path: listen there for `vmckpt vm`.
+        mechanism: `userfaultfd` or `software`; None: the first where it is to be had.
+        record: write which pages were touched: True for CHECKPOINT.order, which the next restore finds; or a path.
+        order: path of such a file, to be gone by.
+        fault_log: where to write a line for each fault.
+        page: where to write an HTML page that shows the run.
+        force: replace files that are there.
+        warn: told what is not as it should be, but stops nothing; None: Python's `warnings`.
+        told: given the report when all is written. A Ctrl-C, or an exit that a signal's handler asked for, ends a
+            machine whose memory is all there as any other end does, and is raised again after that.
+
+    Raises:
+        UsageError: what is asked for makes no sense, or contradicts the checkpoint.
+        FormatError: this is no checkpoint, or not one of an emulated machine; or `order` is none for it.
+        CorruptionError: the checkpoint is damaged: the machine has been stopped.
+        IoError: reading or writing failed, or a file exists, or somebody else listens at the socket.
+        FeatureError: this mechanism is not to be had.
+        WorkerError: a process of the machine or of the restore was killed, and could not be replaced.
+    """
+    from vmckpt.machine.session import Wishes
+    from vmckpt.restoring.files import FileNames, LazyFiles
+    from vmckpt.restoring.handler import Wanted
+    from vmckpt.restoring.lazy import LazyRestore
+    from vmckpt.restoring.record import recorded_path
+
+    if checkpoint == "-":
+        raise UsageError("a stream cannot be restored lazily: its pages are needed in any order")
+    if prefetch not in {None, "active", "none"}:
+        raise UsageError(f"there is nothing called {prefetch!r} to prefetch: expected active or none")
+    wanted = Wanted(() if prefetch == "none" else None, _amount(prefetch_pages), halo_pages)
+    names = FileNames(fault_log, recorded_path(checkpoint) if record is True else record or None, page)
+    inputs = [] if order is None else [order]
+    stopped: BaseException | None = None
+    with (
+        LazyFiles(checkpoint, names, inputs=inputs, force=force) as files,
+        LazyRestore.open(
+            checkpoint,
+            Wishes(workload, vcpus, seed),
+            wanted,
+            socket_path=socket_path,
+            mechanism=mechanism,
+            order=order,
+            warn=(warn or _warn) if prefetch is None else None,
+        ) as restore,
+    ):
+        try:
+            restore.run(until_ops=until_ops, until_resident=until_ops is None and socket_path is None)
+        except (SystemExit, KeyboardInterrupt) as request:
+            if not restore.is_resident:
+                raise
+            stopped = request
+        report = restore.finish()
+        files.write(restore, report)
+    if told is not None:
+        told(report)
+    if stopped is not None:
+        raise stopped
+    return report
+
+
+def _amount(pages: int | float | None) -> Amount:  # noqa: PYI041 - the two mean different things here
+    from vmckpt.restoring.prefetch import Amount
+
+    if pages is None:
+        return Amount()
+    if pages >= 0 and isinstance(pages, int):
+        return Amount(pages=pages)
+    if not 0 <= pages <= 1:
+        raise UsageError(
+            f"cannot prefetch {pages} pages: expected a number of them, or a part from 0.0 to 1.0"
+        )
+    return Amount(fraction=pages)
+
+
+def _warn(text: str) -> None:
+    import warnings
+
+    warnings.warn(text, stacklevel=4)
 
 
 def _write_stdout(data: memoryview) -> None:

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -160,6 +161,19 @@ class AtomicFile:
                 os.link(self._part, self._base, src_dir_fd=self._directory, dst_dir_fd=self._directory)
                 os.unlink(self._part, dir_fd=self._directory)
             self._part = None
+
+    def write_text(self, parts: Iterable[str]) -> None:
+        """Write text, and commit it.
+
+        Raises:
+            IoError: it cannot be written.
+        """
+        try:
+            with open(self.fd, "w", encoding="utf-8", closefd=False) as text:
+                text.writelines(parts)
+        except OSError as error:
+            raise IoError.of(error, "cannot write", path=self.path) from error
+        self.commit()
 
     def close(self) -> None:
         """Let go of the file; uncommitted, it is gone."""

@@ -124,15 +124,19 @@ def test_what_was_touched_is_prefetched_the_next_time(tmp_path: Path) -> None:
     with LazyRestore.open(path) as restore:
         restore.run(until_ops=case.ops)
         first = restore.finish()
-        order = restore.touched_order()
+        order = tmp_path / "order"
+        order.write_text(restore.touched_order(), encoding="ascii")
         log = list(restore.fault_log())
     assert len(log) == first.faults + 1
-    with LazyRestore.open(path, order=order) as restore:
+    with LazyRestore.open(path, order=str(order)) as restore:
         restore.run(until_ops=case.ops)
         report = restore.finish()
-    assert (report.digest, report.faults) == (first.digest, 0)
+    assert (report.digest, report.faults, report.prefetch_from) == (first.digest, 0, "order")
+    order.write_text("{}", encoding="ascii")
     with pytest.raises(FormatError):
-        LazyRestore.open(path, order="{}")
+        LazyRestore.open(path, order=str(order))
+    with pytest.raises(IoError, match="nowhere"):
+        LazyRestore.open(path, order=str(tmp_path / "nowhere"))
 
 
 def test_it_ends_by_itself_when_all_memory_is_there(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def report(faults: list[Fault], **changes: object) -> LazyReport:
         seed=7,
         ended_by="until-ops",
         mechanism="userfaultfd",
+        prefetch_from="active",
     )
     return made._replace(**changes)  # type: ignore[arg-type]  # fields by name
 

@@ -26,7 +26,7 @@ from vmckpt.machine.session import Wishes, state_of
 from vmckpt.restoring.handler import Wanted
 from vmckpt.restoring.lazy import LazyRestore
 from vmckpt.restoring.log import Counter, Fault
-from vmckpt.restoring.measures import stalls_of, ttr
+from vmckpt.restoring.measures import stalls_of, ttr_curve
 from vmckpt.restoring.record import unpacked_order
 from vmckpt.restoring.store import Store
 
@@ -187,9 +187,7 @@ def _restored(
 
 def _ttr(faults: Sequence[Fault], vcpus: int, begin_s: float, running_s: float) -> tuple[float, ...]:
     stalls = stalls_of(faults, round(begin_s * 1e9))
-    return tuple(
-        ttr(stalls, vcpus, running_s=running_s, window_s=WINDOW_S, least=least) for least in UTILISATIONS
-    )
+    return tuple(ttr_curve(stalls, vcpus, running_s=running_s, window_s=WINDOW_S, leasts=UTILISATIONS))
 
 
 def _touched(path: str, order: str) -> set[int]:

@@ -1,134 +1,124 @@
-"""`vmckpt restore --lazy`: a checkpoint in, a machine that runs at once, and what came of it out.
+"""`vmckpt restore --lazy`: what was asked for in, a machine that runs at once, and what came of it out.
 
-Options are those of `restore`; this module carries them out.
+Options are those of `restore`; this module has what only a lazy restore has of them.
 """
 
-import os
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from vmckpt.cli.render import Line, Table, answer
-from vmckpt.cli.report import report_file, write_text
-from vmckpt.errors import IoError
-from vmckpt.output import AtomicFile
+from vmckpt.cli.options import refuse_stream, report_option
+from vmckpt.cli.render import Line, Table, answer, print_error
+from vmckpt.machine.state import MOST_VCPUS
 from vmckpt.units import format_count, format_duration, format_size
 
 if TYPE_CHECKING:
-    from vmckpt.restoring.lazy import LazyRestore
     from vmckpt.restoring.outcome import LazyReport
 
-__all__ = ["LazyOptions", "restore_lazily"]
+__all__ = ["BESIDE", "Given", "lazy_options", "restore_lazily"]
+
+Command = TypeVar("Command", bound=Callable[..., object])
+Given = dict[str, object]
+"""What was given on the command line, by the API's names for it."""
+
+BESIDE = "\0beside"  # no path has this: `--record` without one
+_OPTIONS = (
+    click.option(
+        "--lazy", "is_lazy", is_flag=True, help="Run the machine at once; memory comes as it is touched."
+    ),
+    click.option(
+        "--prefetch",
+        type=click.Choice(("active", "none")),
+        help="Bring the pages that were active at the save before the machine runs.  [default: what --record wrote "
+        "beside the checkpoint; where there is nothing, active]",
+    ),
+    click.option(
+        "--prefetch-pages",
+        metavar="N|FRACTION",
+        help="Of these pages, bring so many (5000), or that part (0.5), before it runs, and the rest meanwhile.",
+    ),
+    click.option(
+        "--halo",
+        "halo_pages",
+        type=click.IntRange(0, 1 << 20),
+        metavar="PAGES",
+        help="Take that many neighbours on both sides of each such page as well.  [default: 0]",
+    ),
+    click.option(
+        "--until-ops",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="End when each vCPU has done N operations since boot.",
+    ),
+    click.option(
+        "--workload",
+        metavar="NAME[:OPTION=N,...]",
+        help="What to run, where the checkpoint does not say.",
+    ),
+    click.option(
+        "--vcpus", type=click.IntRange(1, MOST_VCPUS), metavar="N", help="How many vCPUs: the same."
+    ),
+    click.option(
+        "--seed", type=click.IntRange(0, (1 << 64) - 1), metavar="N", help="Of the workload: the same."
+    ),
+    click.option(
+        "--socket", "socket_path", metavar="PATH", help="Listen there, so that `vmckpt vm` can control it."
+    ),
+    click.option(
+        "--record",
+        metavar="[FILE]",
+        is_flag=False,
+        flag_value=BESIDE,
+        help="Write down which pages it touched: as CHECKPOINT.order, which the next restore goes by; or as FILE, "
+        "for --order.",
+    ),
+    click.option("--order", metavar="FILE", help="Prefetch the pages that --record FILE wrote down."),
+    click.option(
+        "--fault-log", metavar="FILE", help="Write a line for each fault: docs/restore.md has its form."
+    ),
+    report_option,
+    click.option(
+        "--mechanism",
+        type=click.Choice(("userfaultfd", "software")),
+        help="What makes the machine wait for a page.  [default: userfaultfd where it is to be had]",
+    ),
+)
 
 
-class LazyOptions(NamedTuple):
-    """What was asked for on the command line."""
-
-    prefetch: str = "active"
-    """`active` or `none`."""
-    prefetch_pages: str | None = None
-    """As `prefetch.parse_amount` takes it."""
-    halo_pages: int = 0
-    until_ops: int | None = None
-    workload: str | None = None
-    vcpus: int | None = None
-    seed: int | None = None
-    socket_path: str | None = None
-    mechanism: str | None = None
-    """`userfaultfd` or `software`."""
-    fault_log: str | None = None
-    """Where to write the log."""
-    record: str | None = None
-    """Where to write which pages were touched, in their order."""
-    report: str | None = None
-    """Where to write the page."""
-    order: str | None = None
-    """What `record` wrote before, to be taken for the active pages."""
-    force: bool = False
-    """Replace the files to write."""
+def lazy_options(command: Command) -> Command:
+    """The options of a lazy restore, in the order of the help."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
 
 
-def restore_lazily(checkpoint: str, options: LazyOptions, *, quiet: bool, as_json: bool) -> None:
+def restore_lazily(checkpoint: str, given: Given, *, force: bool, quiet: bool, as_json: bool) -> None:
     """Run the machine, and print its report."""
-    from vmckpt.machine.session import Wishes  # noqa: PLC0415 - start-up: help needs no engine
-    from vmckpt.restoring.handler import Wanted  # noqa: PLC0415
-    from vmckpt.restoring.lazy import LazyRestore  # noqa: PLC0415
-    from vmckpt.restoring.prefetch import Amount, parse_amount  # noqa: PLC0415
+    from vmckpt import api  # noqa: PLC0415 - start-up: help and usage errors need no engine
+    from vmckpt.restoring.prefetch import parse_amount  # noqa: PLC0415
 
-    if checkpoint == "-":
-        raise click.UsageError("a stream cannot be restored lazily: its pages are needed in any order")
-    wanted = Wanted(
-        active=() if options.prefetch == "none" else None,
-        amount=Amount() if options.prefetch_pages is None else parse_amount(options.prefetch_pages),
-        halo_pages=options.halo_pages,
+    options = dict(given)
+    if isinstance(pages := options.get("prefetch_pages"), str):
+        amount = parse_amount(pages)
+        options["prefetch_pages"] = amount.fraction if amount.pages is None else amount.pages
+    if (page := options.pop("report", None)) is not None:
+        refuse_stream("a report", str(page))
+        options["page"] = page
+    if options.get("record") == BESIDE:
+        options["record"] = True
+
+    def tell(report: "LazyReport") -> None:
+        if as_json or not quiet:
+            answer(_table(checkpoint, report), _values(report), as_json=as_json)
+
+    api.restore_lazily(
+        checkpoint,
+        **options,  # type: ignore[arg-type]  # each of the type that its option has made it
+        force=force,
+        warn=print_error,
+        told=tell,
     )
-    wishes = Wishes(options.workload, options.vcpus, options.seed)
-    until_resident = options.until_ops is None and options.socket_path is None
-    with ExitStack() as stack:
-        files = {
-            path: stack.enter_context(AtomicFile(path, force=options.force))
-            for path in (options.fault_log, options.record)
-            if path is not None
-        }
-        page = _page_file(stack, checkpoint, options)
-        restore = stack.enter_context(
-            LazyRestore.open(
-                checkpoint,
-                wishes,
-                wanted,
-                socket_path=options.socket_path,
-                mechanism=options.mechanism,
-                order=None if options.order is None else _text_of(options.order),
-            )
-        )
-        stopped: BaseException | None = None
-        try:
-            restore.run(until_ops=options.until_ops, until_resident=until_resident)
-        except (SystemExit, KeyboardInterrupt) as request:  # Ctrl-C, SIGTERM: an end like any other,
-            if not restore.is_resident:  # where nothing is left to bring
-                raise
-            stopped = request
-        report = restore.finish()
-        if options.fault_log is not None:
-            write_text(files[options.fault_log], (line + "\n" for line in restore.fault_log()))
-        if options.record is not None:
-            write_text(files[options.record], [restore.touched_order()])
-        if page is not None:
-            write_text(page, [_page(checkpoint, restore, report)])
-    if as_json or not quiet:
-        answer(_table(checkpoint, report), _values(report), as_json=as_json)
-    if stopped is not None:
-        raise stopped
-
-
-def _text_of(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except (OSError, ValueError) as error:
-        raise IoError(f"cannot read the order of pages: {error}", path=path) from error
-
-
-def _page_file(stack: ExitStack, checkpoint: str, options: LazyOptions) -> AtomicFile | None:
-    if options.report is None:
-        return None
-    others = [path for path in (options.fault_log, options.record) if path is not None]
-    inputs = [checkpoint, *([options.order] if options.order is not None else [])]
-    return stack.enter_context(
-        report_file(options.report, force=options.force, inputs=inputs, outputs=others)
-    )
-
-
-def _page(checkpoint: str, restore: "LazyRestore", report: "LazyReport") -> str:
-    from vmckpt.restoring.history import History  # noqa: PLC0415 - only now: nobody waits for it
-    from vmckpt.restoring.report import page_of  # noqa: PLC0415
-
-    shared = restore.shared
-    history = History(
-        list(shared.log.faults()), round(restore.started_s * 1e9), shared.residency.cells, restore.touched
-    )
-    return page_of(os.path.basename(checkpoint), report, history)
 
 
 def _values(report: "LazyReport") -> dict[str, object]:
@@ -137,7 +127,10 @@ def _values(report: "LazyReport") -> dict[str, object]:
 
 def _table(checkpoint: str, report: "LazyReport") -> Table:
     pages = report.pages
-    prefetched = f"{format_count(pages.prefetched)}, {format_count(pages.prefetched_used)} of them used"
+    source = "" if report.prefetch_from in {"active", "none"} else " as recorded"
+    prefetched = (
+        f"{format_count(pages.prefetched)}{source}, {format_count(pages.prefetched_used)} of them used"
+    )
     return Table(
         f"Restored {checkpoint} lazily",
         [

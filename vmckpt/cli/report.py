@@ -1,18 +1,18 @@
 """`--report`: the page's file, opened before the work that it will show, written after it.
 
-    path ─▶ report_file ─▶ AtomicFile (nothing is there, or --force) ─▶ ... ─▶ write_text ─▶ commit
+    path ─▶ report_file ─▶ AtomicFile (nothing is there, or --force) ─▶ ... ─▶ its write_text
 
 The options of several commands lead here; what is on the page is made elsewhere.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from vmckpt.cli.options import refuse_stream
-from vmckpt.errors import IoError, UsageError
+from vmckpt.errors import UsageError
 from vmckpt.output import AtomicFile, refuse_input
 
-__all__ = ["report_file", "write_text"]
+__all__ = ["report_file"]
 
 
 def report_file(
@@ -42,17 +42,3 @@ def report_file(
 def _place(path: str) -> tuple[str, str]:
     folder, name = os.path.split(path)
     return os.path.realpath(folder), name
-
-
-def write_text(file: AtomicFile, parts: Iterable[str]) -> None:
-    """Write text, and give the file its name.
-
-    Raises:
-        IoError: it cannot be written.
-    """
-    try:
-        with open(file.fd, "w", encoding="utf-8", closefd=False) as text:
-            text.writelines(parts)
-    except OSError as error:
-        raise IoError.of(error, "cannot write", path=file.path) from error
-    file.commit()

@@ -4,19 +4,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vmckpt.cli.lazy import BESIDE, Given, lazy_options, restore_lazily
 from vmckpt.cli.options import (
     check_stream,
-    checkpoint_argument,
     force_option,
     input_name,
     jobs_option,
     json_option,
     quiet_option,
-    report_option,
 )
 from vmckpt.cli.progress import progress_bar
 from vmckpt.cli.render import Line, Table, answer, rate
-from vmckpt.machine.state import MOST_VCPUS
 from vmckpt.units import format_size
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ __all__ = ["command"]
 
 
 @click.command("restore")
-@checkpoint_argument
+@click.argument("checkpoint", metavar="CHECKPOINT", required=False)
 @click.argument("output", metavar="[OUTPUT]", required=False)
 @click.option(
     "--format",
@@ -38,70 +36,17 @@ __all__ = ["command"]
 )
 @jobs_option
 @force_option
-@click.option(
-    "--lazy", "is_lazy", is_flag=True, help="Run the machine at once; memory comes as it is touched."
-)
-@click.option(
-    "--prefetch",
-    type=click.Choice(("active", "none")),
-    help="Bring the pages that were active at the save before the machine runs.  [default: active]",
-)
-@click.option(
-    "--prefetch-pages",
-    metavar="N|FRACTION",
-    help="Of the active pages, bring so many (5000), or that part (0.5), before it runs, and the rest meanwhile.",
-)
-@click.option(
-    "--halo",
-    "halo_pages",
-    type=click.IntRange(0, 1 << 20),
-    metavar="PAGES",
-    help="Take that many neighbours on both sides of each active page for active as well.  [default: 0]",
-)
-@click.option(
-    "--until-ops",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="End when each vCPU has done N operations since boot.",
-)
-@click.option(
-    "--workload", metavar="NAME[:OPTION=N,...]", help="What to run, where the checkpoint does not say."
-)
-@click.option("--vcpus", type=click.IntRange(1, MOST_VCPUS), metavar="N", help="How many vCPUs: the same.")
-@click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), metavar="N", help="Of the workload: the same.")
-@click.option(
-    "--socket", "socket_path", metavar="PATH", help="Listen there, so that `vmckpt vm` can control it."
-)
-@click.option(
-    "--record", metavar="FILE", help="Write down which pages it touched, for --order of the next time."
-)
-@click.option(
-    "--order",
-    metavar="FILE",
-    help="Prefetch the pages that --record wrote down, not those active at the save.",
-)
-@click.option(
-    "--fault-log", metavar="FILE", help="Write a line for each fault: docs/restore.md has its form."
-)
-@report_option
-@click.option(
-    "--mechanism",
-    type=click.Choice(("userfaultfd", "software")),
-    help="What makes the machine wait for a page.  [default: userfaultfd where it is to be had]",
-)
+@lazy_options
 @quiet_option
 @json_option
 def command(
-    checkpoint: str,
+    checkpoint: str | None,
     output: str | None,
     *,
     image_format: str,
     jobs: int | None,
-    force: bool,
     is_lazy: bool,
-    quiet: bool,
-    as_json: bool,
-    **lazy: Any,
+    **options: Any,
 ) -> None:
     """Write a checkpoint's memory out as an image, or run its machine at once.
 
@@ -125,8 +70,9 @@ def command(
     With --lazy there is no OUTPUT: the emulated machine goes on where it was saved, within a moment, and its memory
     comes as it touches it, what was active at the save first and the rest in the background. It ends when each vCPU has
     done --until-ops operations, when `vmckpt vm stop` tells it to or, with neither --until-ops nor --socket, when all
-    memory is there. --report writes a page for a browser: utilisation and faults over time, what came why, and how soon
-    the machine was back to its speed. docs/restore.md tells more.
+    memory is there. --record keeps which pages it touched in CHECKPOINT.order, and the next restore of the checkpoint
+    brings these first. --report writes a page for a browser: utilisation and faults over time, what came why, and how
+    soon the machine was back to its speed. docs/restore.md tells more.
 
     \b
     Example:
@@ -142,19 +88,43 @@ def command(
       background, background_used, zero, total}, coverage, precision,
       ttr_s {0.5, 0.7, 0.9}, resident_s, memory_bytes, handlers, vcpus, workload, seed,
       ended_by (until-ops, resident, socket or signal),
-      mechanism (userfaultfd or software); times count from the start of the process
+      mechanism (userfaultfd or software), prefetch_from (active, recorded, order or none);
+      times count from the start of the process
     """
-    given = {name: value for name, value in lazy.items() if value is not None}
+    told = {name: options.pop(name) for name in ("force", "quiet", "as_json")}
+    given = {name: value for name, value in options.items() if value is not None}
     if is_lazy:
         _refuse(output is not None, "with --lazy there is no output: the machine runs instead")
         _refuse(image_format != "raw" or jobs is not None, "--format and --jobs are of no use with --lazy")
-        from vmckpt.cli.lazy import LazyOptions, restore_lazily  # noqa: PLC0415 - only here
-
-        restore_lazily(checkpoint, LazyOptions(**given, force=force), quiet=quiet, as_json=as_json)
+        restore_lazily(_named(checkpoint, given), given, **told)
         return
     _refuse(bool(given), "it runs nothing without --lazy: leave the options of a run out")
     if output is None:
-        raise click.UsageError("Missing argument 'OUTPUT'.")
+        raise click.UsageError(f"Missing argument '{'OUTPUT' if checkpoint else 'CHECKPOINT'}'.")
+    assert checkpoint is not None
+    _restore(checkpoint, output, image_format, jobs, **told)
+
+
+def _named(checkpoint: str | None, given: Given) -> str:
+    """The checkpoint; in `--lazy --record CHECKPOINT` it has been taken for the value of the option, which has none."""
+    if checkpoint is None and given.get("record", BESIDE) != BESIDE:
+        checkpoint, given["record"] = str(given["record"]), BESIDE
+    if checkpoint is None:
+        raise click.UsageError("Missing argument 'CHECKPOINT'.")
+    return checkpoint
+
+
+def _restore(
+    checkpoint: str,
+    output: str,
+    image_format: str,
+    jobs: int | None,
+    *,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Write the image, and print the report."""
     is_stream = check_stream(output, as_json=as_json)
 
     from vmckpt import api  # noqa: PLC0415 - start-up: help and usage errors need no engine

@@ -149,7 +149,7 @@ def command(
     with ExitStack() as stack:
         page = None
         if report is not None:
-            from vmckpt.cli.report import report_file, write_text  # noqa: PLC0415 - only here
+            from vmckpt.cli.report import report_file  # noqa: PLC0415 - only here
 
             page = stack.enter_context(
                 report_file(report, force=force, inputs=[source], outputs=[checkpoint])
@@ -175,7 +175,7 @@ def command(
                 progress=progress,
             )
         if page is not None:
-            write_text(page, [api.save_page(checkpoint, done)])
+            page.write_text([api.save_page(checkpoint, done)])
     if as_json or not quiet:
         table = save_table(
             f"Saved {input_name(source)} as {'standard output' if is_stream else checkpoint}", done

@@ -3,18 +3,18 @@
     open ─▶ Store (a few KiB) ─▶ Machine, at rest over an empty memory ─▶ vCPUs trapped ─▶ keeper and handler ─▶ prefetch
          ─▶ resume ─▶ ... all there ─▶ vCPUs trapped no more, handler ended ─▶ (until its end) ─▶ finish: LazyReport
 
-Called by the command `restore --lazy`. One thread, the machine's; what fails in another process is raised here.
+Called by the API and by experiments. One thread, the machine's; what fails in another process is raised here.
 """
 
 import os
 import select
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
 
-from vmckpt.errors import VmckptError, WorkerError
+from vmckpt.errors import IoError, VmckptError, WorkerError
 from vmckpt.kernel.clock import process_started_s
 from vmckpt.kernel.features import probe
 from vmckpt.kernel.process import Pidfd
@@ -30,7 +30,7 @@ from vmckpt.restoring.handler import KernelTrapped, Service, Trapped, Wanted
 from vmckpt.restoring.keeper import Keeper
 from vmckpt.restoring.log import Counter, written_lines
 from vmckpt.restoring.outcome import LazyReport, Times, report_of
-from vmckpt.restoring.record import packed_order, touched_order, unpacked_order
+from vmckpt.restoring.record import packed_order, read_order, recorded_order, touched_order
 from vmckpt.restoring.shared import Shared
 from vmckpt.restoring.software import SoftTrapped, Watch
 from vmckpt.restoring.store import Store
@@ -51,6 +51,7 @@ class LazyRestore:
         machine: started by `run`.
         shared: states of pages, counters and the log.
         mechanism: what makes vCPUs wait for pages, `userfaultfd` or `software`.
+        prefetch_from: who said what to prefetch, as in the report.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class LazyRestore:
         control: ControlServer | None,
         shared: Shared,
         mechanism: str,
+        prefetch_from: str,
     ) -> None:
         """Take all of them over."""
+        self.prefetch_from = prefetch_from
         self.machine = machine
         self.mechanism = mechanism
         self.shared = shared
@@ -81,6 +84,7 @@ class LazyRestore:
         self._is_trapping = False
         self._vcpus: list[tuple[Pidfd, int]] = []  # with the address of each one's mapping
         self._touched: list[PageRange] | None = None
+        self._can_tell = True  # whether `_touched` is all that was touched
         self._saves: Saves | None = None
         if control is not None:
             self._saves = Saves(machine)
@@ -96,6 +100,7 @@ class LazyRestore:
         socket_path: str | None = None,
         mechanism: str | None = None,
         order: str | None = None,
+        warn: Callable[[str], None] | None = None,
         opened: Callable[[str], Store] = Store.open,
     ) -> Self:
         """Open a checkpoint, and put a machine together over an empty memory.
@@ -105,14 +110,16 @@ class LazyRestore:
             wishes: what to run.
             wanted: what to bring beforehand.
             socket_path: where to listen, if anywhere.
-            order: the text of an order file: its pages take the place of the checkpoint's active ones.
+            order: an order file: its pages take the place of the checkpoint's active ones.
+            warn: look for such a file beside the checkpoint, too, and tell this function why one is not gone by.
             mechanism: `userfaultfd`, `software`; None: userfaultfd where this process can have it.
             opened: opens the checkpoint; experiments read from disks of their own making.
 
         Raises:
             FeatureError: userfaultfd was asked for, and is not to be had.
             UsageError: as `machine.session.state_of`.
-            FormatError: this is no checkpoint, or its vCPU state is not that of an emulated machine.
+            FormatError: this is no checkpoint, or its vCPU state is not that of an emulated machine; or the order is
+                none for it.
             CorruptionError: it is damaged where opening looks.
             IoError: it cannot be read, or somebody else listens at the socket.
         """
@@ -121,9 +128,7 @@ class LazyRestore:
         try:
             state, recording = state_of(store, wishes)
             control = ControlServer(socket_path) if socket_path is not None else None
-            if order is not None:
-                pages = unpacked_order(order, store.header.checkpoint_id, store.page_count)
-                wanted = wanted._replace(active=pages)
+            wanted, prefetch_from = _ordered(store, path, wanted, order, warn)
             shared = Shared(store.page_count, store.storage_blocks, len(state.vcpus))
             mechanism = mechanism or ("software" if probe().lacks(MISSING) else "userfaultfd")
             if mechanism == "software":
@@ -134,7 +139,7 @@ class LazyRestore:
                 commands = Traps().commands
             ram = Ram(machine_layout(store.layout))
             machine = Machine(ram, state, recording=recording, commands=commands)
-            return cls(store, machine, wanted, control, shared, mechanism)
+            return cls(store, machine, wanted, control, shared, mechanism, prefetch_from)
         except BaseException:
             if control is not None:
                 control.close()
@@ -285,6 +290,7 @@ class LazyRestore:
                 runs = [touched_by(pidfd.pid, address, size_bytes) for pidfd, address in self._vcpus]
             except VmckptError:  # it may not look, or a vCPU has just ended: then nobody can tell
                 runs = []
+                self._can_tell = False
             self._touched = merged([run for each in runs for run in each])
 
     def finish(self) -> LazyReport:
@@ -311,7 +317,14 @@ class LazyRestore:
         times = Times(self._started_s, self._running_s, self._ended_s)
         status, digest = self.machine.status(), self.machine.digest()
         return report_of(
-            self.shared, times, status, digest, self._touched or [], self._ended_by, self.mechanism
+            self.shared,
+            times,
+            status,
+            digest,
+            self._touched or [],
+            self._ended_by,
+            self.mechanism,
+            self.prefetch_from,
         )
 
     def touched_order(self) -> str:
@@ -321,7 +334,10 @@ class LazyRestore:
         """
         wanted = self._store.active_pages() if self._wanted.active is None else self._wanted.active
         faulted = (fault.page for fault in self.shared.log.faults())
-        pages = touched_order(wanted, faulted, self._touched or [])
+        touched: Iterable[PageRange] = self._touched or []
+        if not self._can_tell:  # then nothing that was wanted may be given up
+            touched = (PageRange(page, page + 1) for page in wanted)
+        pages = touched_order(wanted, faulted, touched)
         return packed_order(pages, self._store.header.checkpoint_id)
 
     def fault_log(self) -> Iterator[str]:
@@ -361,6 +377,22 @@ class LazyRestore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _ordered(
+    store: Store, path: str, wanted: Wanted, order: str | None, warn: Callable[[str], None] | None
+) -> tuple[Wanted, str]:
+    """What to want, and who said so."""
+    checkpoint_id, page_count = store.header.checkpoint_id, store.page_count
+    if order is not None:
+        try:
+            return wanted._replace(active=read_order(order, checkpoint_id, page_count)), "order"
+        except FileNotFoundError as error:
+            raise IoError.of(error, "cannot read the order of pages", path=order) from error
+    if wanted.active is not None:
+        return wanted, "order" if wanted.active else "none"
+    recorded = None if warn is None else recorded_order(path, checkpoint_id, page_count, warn)
+    return (wanted, "active") if recorded is None else (wanted._replace(active=recorded), "recorded")
 
 
 def _whole(value: object) -> int:

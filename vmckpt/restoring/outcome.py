@@ -14,7 +14,7 @@ from vmckpt.restoring.touched import used_of
 __all__ = ["LazyPages", "LazyReport", "Times", "report_of"]
 
 _WINDOW_S = 1.0
-_UTILISATIONS = ("0.5", "0.7", "0.9")
+_UTILISATIONS = ("0.5", "0.7", "0.9")  # ascending
 
 
 class Times(NamedTuple):
@@ -74,7 +74,7 @@ class LazyReport(NamedTuple):
     ttr_s: dict[str, float]
     """Time to responsiveness, with windows of a second, by utilisation."""
     resident_s: float
-    """When all memory was there."""
+    """When the machine ran, and all memory was there."""
     handlers: int
     """Handler processes that it took: one, and one more for each that was killed."""
     vcpus: int
@@ -84,6 +84,9 @@ class LazyReport(NamedTuple):
     """`until-ops`, `resident`, `socket`, or `signal`."""
     mechanism: str
     """`userfaultfd` or `software`."""
+    prefetch_from: str
+    """Who said what to prefetch: `active` (the checkpoint), `recorded` (the order beside it), `order` (another one that
+    was given), or `none`: nothing was asked for."""
 
 
 def report_of(
@@ -94,6 +97,7 @@ def report_of(
     touched: Sequence[PageRange],
     ended_by: str,
     mechanism: str,
+    prefetch_from: str,
 ) -> LazyReport:
     """The report of a restore that has ended, all memory there."""
     counters = shared.log.counters
@@ -101,6 +105,13 @@ def report_of(
     used = used_of(shared.residency, touched)
     stalls = measures.stalls_of(shared.log.faults(), round(times.started_s * 1e9))
     running_s = times.running_s - times.started_s
+    ttr_s = measures.ttr_curve(
+        stalls,
+        status.vcpus,
+        running_s=running_s,
+        window_s=_WINDOW_S,
+        leasts=[float(text) for text in _UTILISATIONS],
+    )
     return LazyReport(
         memory_bytes=status.memory_bytes,
         time_to_run_s=running_s,
@@ -127,17 +138,13 @@ def report_of(
         ),
         coverage=measures.coverage(used[Origin.PREFETCH], census.on_demand),
         precision=measures.precision(used[Origin.PREFETCH], census.prefetched),
-        ttr_s={
-            text: measures.ttr(
-                stalls, status.vcpus, running_s=running_s, window_s=_WINDOW_S, least=float(text)
-            )
-            for text in _UTILISATIONS
-        },
-        resident_s=counters[Counter.RESIDENT_NS] / 1e9 - times.started_s,
+        ttr_s=dict(zip(_UTILISATIONS, ttr_s, strict=True)),
+        resident_s=max(counters[Counter.RESIDENT_NS] / 1e9 - times.started_s, running_s),
         handlers=counters[Counter.HANDLERS],
         vcpus=status.vcpus,
         workload=status.workload,
         seed=status.seed,
         ended_by=ended_by,
         mechanism=mechanism,
+        prefetch_from=prefetch_from,
     )
