@@ -47,6 +47,22 @@ def test_working_set(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+def test_divergence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    values = json.loads(run("divergence", capsys, "--json"))
+    restores = values["values"]["restores"]
+    assert [each["machine"] for each in restores[::2]] == ["the same machine", "another set", "zipf"]
+    by_mode = {(each["machine"], each["mode"]): each for each in restores}
+    assert by_mode["the same machine", "prefetched"]["faults"]["median"] == 0
+    for machine in ("another set", "zipf"):
+        assert by_mode[machine, "prefetched"]["faults"]["median"] > 0
+        assert by_mode[machine, "nothing"]["avoided"]["median"] == 0
+    assert [target["what"] for target in values["targets"]] == [
+        "fast: another set, lost to a prefetch for nothing",
+        "fast: zipf, lost to a prefetch for nothing",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_left_when_it_fails(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["bench", "halite", "--size", "4097", "--json"]) == 2
     assert "4097" in capsys.readouterr().err

@@ -9,7 +9,17 @@ from typing import NamedTuple
 
 from vmckpt.units import format_duration
 
-__all__ = ["Grid", "Outcome", "Spread", "Target", "cut", "percent", "signed_duration", "spread_of"]
+__all__ = [
+    "Grid",
+    "Outcome",
+    "Spread",
+    "Target",
+    "cut",
+    "percent",
+    "signed_duration",
+    "signed_percent",
+    "spread_of",
+]
 
 
 class Spread(NamedTuple):
@@ -65,3 +75,8 @@ def percent(part: float | None) -> str:
 def signed_duration(duration_s: float) -> str:
     """A duration that may, by noise, be less than nothing."""
     return f"-{format_duration(-duration_s)}" if duration_s < 0 else format_duration(duration_s)
+
+
+def signed_percent(part: float) -> str:
+    """`+3.1 %`, `-12.0 %`."""
+    return f"{part * 100:+.1f} %"

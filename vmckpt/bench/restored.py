@@ -17,12 +17,14 @@ from vmckpt.bench.disk import Disk
 from vmckpt.bench.fetched import Fetched, fetched_by
 from vmckpt.bench.pace import Clock, PacedStore
 from vmckpt.bench.peer import PageStore
+from vmckpt.checkpoint.format import SectionType
 from vmckpt.checkpoint.reader import Checkpoint
 from vmckpt.errors import WorkerError
 from vmckpt.kernel.clock import process_started_s
 from vmckpt.machine.machine import Machine
 from vmckpt.machine.ram import Ram
 from vmckpt.machine.session import Wishes, state_of
+from vmckpt.machine.state import MachineState
 from vmckpt.restoring.handler import Wanted
 from vmckpt.restoring.lazy import LazyRestore
 from vmckpt.restoring.log import Counter, Fault
@@ -75,10 +77,23 @@ class Restored(NamedTuple):
     """Where it was asked for."""
 
 
-def never_saved(path: str, until_ops: int) -> Goal:
-    """Run the machine of a checkpoint with all of its memory."""
+class _Strange(PacedStore):
+    """An open checkpoint whose memory is there for another machine than its own."""
+
+    state: MachineState
+
+    def section(self, section_type: int) -> bytes | None:
+        """As in `CheckpointFile`."""
+        is_state = section_type == SectionType.VCPU_STATE
+        return self.state.to_json() if is_state else super().section(section_type)
+
+
+def never_saved(path: str, until_ops: int, state: MachineState | None = None) -> Goal:
+    """Run the machine of a checkpoint with all of its memory; `state`: another machine in that memory."""
     with Checkpoint.open(path) as source:
-        state, recording = state_of(source, Wishes())
+        own_state, recording = state_of(source, Wishes())
+        if state is None:
+            state = own_state
         ram = Ram.load(source)
     with Machine(ram, state, recording=recording) as machine:
         machine.start(until_ops=until_ops, paused=True)
@@ -130,10 +145,29 @@ def lazy(
     goal: Goal,
     wanted: Wanted,
     pages: Mapping[int, Sequence[int]] | None = None,
+    state: MachineState | None = None,
 ) -> Restored:
-    """Restore lazily; `pages` (see `pages_by_storage_block`): tell what came with the pages that were asked for."""
+    """Restore lazily.
+
+    Args:
+        path: the checkpoint.
+        disk: that it lies on.
+        work_dir: for the disk's clock.
+        goal: where the run ends.
+        wanted: what to bring beforehand.
+        pages: see `pages_by_storage_block`: tell what came with the pages that were asked for.
+        state: run this machine in that memory, not the checkpoint's own.
+    """
     clock = _clock(disk, work_dir)
-    return _restored(path, lambda name: PacedStore.on(name, clock), clock, goal, wanted, pages)
+
+    def opened(name: str) -> Store:
+        if state is None:
+            return PacedStore.on(name, clock)
+        store = _Strange.on(name, clock)
+        store.state = state
+        return store
+
+    return _restored(path, opened, clock, goal, wanted, pages)
 
 
 def page_by_page(path: str, image: str, disk: Disk, work_dir: str, goal: Goal) -> Restored:

@@ -23,6 +23,7 @@ __all__ = ["command"]
 _EXPERIMENTS = {
     "halite": "one checkpoint in random, physical and access order, restored on demand, beside page by page (ATC'13)",
     "working-set": "lazy, working-set and eager restores: time to responsiveness, and the estimators (VEE'11)",
+    "divergence": "a prefetch for a machine that then does something else, beside none",
 }
 _DISKS = ("hdd", "ssd", "fast", "real")
 _DEFAULT_DISKS = ("hdd", "ssd", "real")
@@ -51,7 +52,7 @@ _NAMES = "\n".join(
     "size_bytes",
     type=size,
     metavar="SIZE",
-    help="Of the guest's memory.  [default: 256M for halite, 2G for working-set]",
+    help="Of the guest's memory.  [default: 256M for halite, 2G for working-set, 1G for divergence]",
 )
 @click.option(
     "--disk",
@@ -89,12 +90,15 @@ def command(
     JSON: experiment, size_bytes, seed, runs, machine {}, values {},
       targets [{what, asked, found, holds}]; a measured value is {median, low, high}
     """
-    from vmckpt.bench import halite, working_set  # noqa: PLC0415 - start-up: help needs no engine
+    from vmckpt.bench import divergence, halite, working_set  # noqa: PLC0415 - start-up: help needs no engine
     from vmckpt.bench.disk import disk_named  # noqa: PLC0415
     from vmckpt.bench.guest import Request  # noqa: PLC0415
 
-    experiment = {"halite": halite.run, "working-set": working_set.run}[name]
-    default_bytes = {"halite": halite.SIZE_BYTES, "working-set": working_set.SIZE_BYTES}[name]
+    experiment, default_bytes = {
+        "halite": (halite.run, halite.SIZE_BYTES),
+        "working-set": (working_set.run, working_set.SIZE_BYTES),
+        "divergence": (divergence.run, divergence.SIZE_BYTES),
+    }[name]
     memory_bytes = default_bytes if size_bytes is None else size_bytes
     chosen = [disk_named(disk) for disk in dict.fromkeys(disks or _DEFAULT_DISKS)]
     machine = _machine()
