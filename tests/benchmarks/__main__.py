@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from tests.benchmarks import machine
 from tests.benchmarks.cases import EXPERIMENTS, LIVE, Experiment, LiveExperiment, machine_name
 from tests.benchmarks.images import BIG_SPARSE, NO_IMAGE, Image, created, found, ready
+from tests.benchmarks.lazy_cases import LAZY
 from tests.benchmarks.measure import rss_floor_bytes
 from tests.benchmarks.report import render, tables
 from tests.benchmarks.results import Outcome, Reading
@@ -29,7 +30,9 @@ __all__ = ["RESULTS_DIR", "default_vmckpt", "main"]
 
 RESULTS_DIR = "bench-results"
 _LIVE_NAMES = [experiment.id for experiment in LIVE]
-_NAMES = [*(experiment.id for experiment in EXPERIMENTS), "memory", *_LIVE_NAMES]
+_LAZY_NAMES = [experiment.id for experiment in LAZY]
+_NAMES = [*(experiment.id for experiment in EXPERIMENTS), "memory", *_LIVE_NAMES, *_LAZY_NAMES]
+_GROUPS = {"live": _LIVE_NAMES, "lazy": _LAZY_NAMES}
 _QUICK_BYTES = 512 << 20
 _MACHINE_PROFILE = "idle"  # mostly zero: quick to make, and what a machine works in is its own writing
 
@@ -63,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             finally:
                 outcome.machine["rss_floor_bytes"] = rss_floor_bytes()
             _measure_live(bench, plan, outcome, images)
+            _measure_lazy(bench, plan, outcome)
         outcome.complete = True
     except VmckptError as error:
         sys.stderr.write(f"{error}\n")
@@ -86,8 +90,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=[*_NAMES, "live"],
-        help="this experiment only; may be repeated; `live` is all that begin so",
+        choices=[*_NAMES, *_GROUPS],
+        help="this experiment only; may be repeated; `live` and `lazy` are all that begin so",
     )
     parser.add_argument("--created", default="512M,2G,8G", help="sizes of created images, or `none`")
     parser.add_argument("--profile", default="", help="profile of created images")
@@ -118,8 +122,9 @@ def _plan(options: argparse.Namespace) -> Plan:
         sizes = [size for size in sizes if size <= _QUICK_BYTES]
     images = (*found(options.images), *(created(size, options.profile) for size in sizes))
     names = set(options.only or _NAMES)
-    if "live" in names:
-        names.update(_LIVE_NAMES)
+    for group, members in _GROUPS.items():
+        if group in names:
+            names.update(members)
     return Plan(images, frozenset(names), _QUICK_BYTES if options.quick else math.inf)
 
 
@@ -156,6 +161,17 @@ def _measure_live(bench: Bench, plan: Plan, outcome: Outcome, images: dict[str, 
                 here = [experiment for experiment in wanted if size_bytes in experiment.sizes_bytes]
                 _read_off(bench, here, images[name], outcome)
     _read_off(bench, [each for each in wanted if not each.sizes_bytes], NO_IMAGE, outcome)
+
+
+def _measure_lazy(bench: Bench, plan: Plan, outcome: Outcome) -> None:
+    for experiment in LAZY:
+        if experiment.id in plan.names:
+            from tests.benchmarks.lazy import measure_lazy
+
+            sys.stderr.write(f"{experiment.id} ")
+            sys.stderr.flush()
+            for reading in measure_lazy(bench, experiment):
+                outcome.readings.append(reading)
 
 
 def _read_off(bench: Bench, experiments: Sequence[LiveExperiment], image: Image, outcome: Outcome) -> None:

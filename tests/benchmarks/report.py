@@ -6,6 +6,7 @@ from itertools import groupby
 
 from tests.benchmarks.cases import EXPERIMENTS, LIVE
 from tests.benchmarks.images import NO_IMAGE
+from tests.benchmarks.lazy_cases import LAZY
 from tests.benchmarks.results import Footprint, Outcome, Reading, Result, Sample, Spread, ratio
 from vmckpt.units import format_count, format_duration, format_size
 
@@ -20,7 +21,7 @@ __all__ = [
     "time_table",
 ]
 
-_TITLES = {each.id: each.title for each in EXPERIMENTS} | {each.id: each.title for each in LIVE}
+_TITLES = {each.id: each.title for each in EXPERIMENTS} | {each.id: each.title for each in (*LIVE, *LAZY)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ def reading_table(experiment: str, readings: Sequence[Reading]) -> Table:
         if (spread := reading.spread) is not None:
             low, high = measure_text(spread.low, reading.unit), measure_text(spread.high, reading.unit)
             middle = measure_text(spread.median, reading.unit)
-            name, count = reading.contender, len(reading.values)
+            name, count = reading.contender, reading.runs or len(reading.values)
             rows.append((name, reading.image, reading.quantity, middle, f"{low} .. {high}", str(count)))
     reasons = dict.fromkeys(_reason(reading) for reading in readings if reading.note)
     return Table(_TITLES.get(experiment, experiment), header, tuple(rows), tuple(reasons))
@@ -147,7 +148,9 @@ def measure_text(value: float, unit: str) -> str:
         return format_size(value)
     if unit == "part":
         return f"{value:.2%}"
-    if unit in {"per s", "pages"}:
+    if unit == "GB/s":
+        return f"{value:.2f} GB/s"
+    if unit in {"per s", "pages", "count"}:
         return format_count(round(value)) + ("/s" if unit == "per s" else "")
     return f"{value:.2f}x"
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 __all__ = ["Footprint", "Outcome", "Reading", "Result", "Sample", "Spread", "Unit", "ratio", "spread_of"]
 
-Unit = Literal["s", "x", "part", "per s", "pages"]
+Unit = Literal["s", "x", "part", "per s", "pages", "count", "GB/s"]
 """Of a reading; `x` is a ratio, `part` one that is shown in per cent."""
 
 
@@ -123,6 +123,8 @@ class Reading:
     """True for vmckpt, False for a peer."""
     note: str = ""
     """Why there is nothing to show."""
+    runs: int = 0
+    """Of so many runs `values` are least, median and greatest; 0: they are all values."""
 
     @property
     def spread(self) -> Spread | None:

@@ -10,10 +10,29 @@ from typing import Literal
 
 from tests.benchmarks.cases import AT_REST, MINIMAL, QUANTITIES, RUNNING, TRACER, machine_name
 from tests.benchmarks.images import Image
+from tests.benchmarks.lazy_cases import (
+    DISKS,
+    FAULT_SUBJECTS,
+    LAZY_QUANTITIES,
+    PAGE_BY_PAGE,
+    START,
+    START_SIZES_BYTES,
+    place,
+    start_name,
+)
 from tests.benchmarks.report import Table, measure_text
 from tests.benchmarks.results import Outcome, Reading, ratio
 
-__all__ = ["READING_TARGETS", "TARGETS", "ReadingTarget", "Target", "Verdict", "judge", "verdict_table"]
+__all__ = [
+    "LAZY_TARGETS",
+    "READING_TARGETS",
+    "TARGETS",
+    "ReadingTarget",
+    "Target",
+    "Verdict",
+    "judge",
+    "verdict_table",
+]
 
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -181,6 +200,66 @@ READING_TARGETS: tuple[ReadingTarget, ...] = (
 )
 """Of a machine with the workload working-set."""
 
+_PREFETCHED = "access, compressed, prefetched"
+_FIRST, *_LARGER = START_SIZES_BYTES
+
+LAZY_TARGETS: tuple[ReadingTarget, ...] = (
+    ReadingTarget("lazy-start", START, "time to run", Bound.LESS_THAN, 0.200),
+    *(
+        ReadingTarget(
+            *("lazy-start", START, "time to run", Bound.AT_MOST, 1.2),
+            image=start_name(size_bytes),
+            peer_image=start_name(_FIRST),
+        )
+        for size_bytes in _LARGER
+    ),
+    *(
+        ReadingTarget(
+            *("lazy-layout", _PREFETCHED, "overhead", Bound.AT_MOST, 0.30 if disk == "real" else 0.06),
+            peer=PAGE_BY_PAGE,
+            image=place(disk, blocks),
+        )
+        for blocks in ("ours", "paper")
+        for disk in DISKS
+    ),
+    *(
+        ReadingTarget(
+            *("lazy-layout", fewer, "storage reads", Bound.LESS_THAN, 1.0),
+            peer=more,
+            image=place(disk, "paper"),
+        )
+        for disk in DISKS
+        for fewer, more in (("access", "physical"), ("physical", "random"))
+    ),
+    *(
+        ReadingTarget(
+            *("lazy-layout", "access", "other pages used", Bound.AT_LEAST, 0.8), image=place(disk, "paper")
+        )
+        for disk in DISKS
+    ),
+    *(
+        ReadingTarget(
+            *("lazy-ttr", "working set", "TTR(1 s, 90 %)", Bound.AT_MOST, 0.11), peer="eager", image=disk
+        )
+        for disk in DISKS
+    ),
+    *(
+        ReadingTarget("lazy-ttr", f"tracing, --trace {rule}", "coverage", Bound.AT_LEAST, 0.99)
+        for rule in ("working-set", "access")
+    ),
+    *(
+        ReadingTarget("lazy-divergence", machine, "time lost", Bound.AT_MOST, 0.10)
+        for machine in ("another set", "zipf")
+    ),
+    *(
+        ReadingTarget("lazy-background", codec, "memory brought", Bound.AT_LEAST, 1.5)
+        for codec in ("default codec", "--codec raw")
+    ),
+    ReadingTarget("lazy-fault", FAULT_SUBJECTS[0], "a fault", Bound.AT_MOST, 1.7, FAULT_SUBJECTS[1]),
+    ReadingTarget("lazy-kills", START, "right digests", Bound.AT_LEAST, 1.0, every_run=True),
+)
+"""Of lazy restores; overheads and times to responsiveness as parts of the peer's."""
+
 
 def judge(outcome: Outcome, images: Mapping[str, Image]) -> list[Verdict]:
     """A verdict for each target on each image that it was measured on, and one for a target that nothing measured."""
@@ -192,7 +271,7 @@ def judge(outcome: Outcome, images: Mapping[str, Image]) -> list[Verdict]:
             if target.applies(image) and (value := _value(outcome, target, name)) is not None
         ]
         verdicts += values or [Verdict(target, "", None)]
-    for asked in READING_TARGETS:
+    for asked in (*READING_TARGETS, *LAZY_TARGETS):
         found = [
             Verdict(asked, reading.image, value, reading)
             for reading in outcome.readings
@@ -245,4 +324,4 @@ def _text(verdict: Verdict, value: float) -> str:
         return measure_text(value, {"time": "s", "memory": "bytes"}.get(target.quantity, "x"))
     if target.peer or target.peer_image:
         return measure_text(value, "x")
-    return measure_text(value, QUANTITIES[target.quantity])
+    return measure_text(value, {**QUANTITIES, **LAZY_QUANTITIES}[target.quantity])
