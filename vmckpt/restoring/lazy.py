@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from vmckpt.errors import IoError, VmckptError, WorkerError
+from vmckpt.errors import VmckptError, WorkerError
 from vmckpt.kernel.clock import process_started_s
 from vmckpt.kernel.features import probe
 from vmckpt.kernel.process import Pidfd
@@ -30,7 +30,7 @@ from vmckpt.restoring.handler import KernelTrapped, Service, Trapped, Wanted
 from vmckpt.restoring.keeper import Keeper
 from vmckpt.restoring.log import Counter, written_lines
 from vmckpt.restoring.outcome import LazyReport, Times, report_of
-from vmckpt.restoring.record import packed_order, read_order, recorded_order, touched_order
+from vmckpt.restoring.record import ordered, packed_order, touched_order
 from vmckpt.restoring.shared import Shared
 from vmckpt.restoring.software import SoftTrapped, Watch
 from vmckpt.restoring.store import Store
@@ -128,7 +128,9 @@ class LazyRestore:
         try:
             state, recording = state_of(store, wishes)
             control = ControlServer(socket_path) if socket_path is not None else None
-            wanted, prefetch_from = _ordered(store, path, wanted, order, warn)
+            wanted, prefetch_from = ordered(
+                wanted, order, path, store.header.checkpoint_id, store.page_count, warn
+            )
             shared = Shared(store.page_count, store.storage_blocks, len(state.vcpus))
             mechanism = mechanism or ("software" if probe().lacks(MISSING) else "userfaultfd")
             if mechanism == "software":
@@ -377,22 +379,6 @@ class LazyRestore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _ordered(
-    store: Store, path: str, wanted: Wanted, order: str | None, warn: Callable[[str], None] | None
-) -> tuple[Wanted, str]:
-    """What to want, and who said so."""
-    checkpoint_id, page_count = store.header.checkpoint_id, store.page_count
-    if order is not None:
-        try:
-            return wanted._replace(active=read_order(order, checkpoint_id, page_count)), "order"
-        except FileNotFoundError as error:
-            raise IoError.of(error, "cannot read the order of pages", path=order) from error
-    if wanted.active is not None:
-        return wanted, "order" if wanted.active else "none"
-    recorded = None if warn is None else recorded_order(path, checkpoint_id, page_count, warn)
-    return (wanted, "active") if recorded is None else (wanted._replace(active=recorded), "recorded")
 
 
 def _whole(value: object) -> int:

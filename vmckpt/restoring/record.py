@@ -18,8 +18,17 @@ from collections.abc import Callable, Iterable, Sequence
 from vmckpt.errors import FormatError, IoError, VmckptError
 from vmckpt.hashing import checksum
 from vmckpt.pages import PageRange
+from vmckpt.restoring.handler import Wanted
 
-__all__ = ["packed_order", "read_order", "recorded_order", "recorded_path", "touched_order", "unpacked_order"]
+__all__ = [
+    "ordered",
+    "packed_order",
+    "read_order",
+    "recorded_order",
+    "recorded_path",
+    "touched_order",
+    "unpacked_order",
+]
 
 _VERSION = 1
 _HEAD_BYTES = 1024
@@ -130,3 +139,35 @@ def recorded_order(
     except VmckptError as error:
         warn(f"{error}; the pages active at the save come first instead, and --record writes it anew")
         return None
+
+
+def ordered(
+    wanted: Wanted,
+    order: str | None,
+    checkpoint: str,
+    checkpoint_id: bytes,
+    page_count: int,
+    warn: Callable[[str], None] | None,
+) -> tuple[Wanted, str]:
+    """What to want in which order, and who said so, as in the report's `prefetch_from`.
+
+    Args:
+        wanted: so far.
+        order: path of an order to go by; None: see `warn`.
+        checkpoint: its path.
+        checkpoint_id: of its header.
+        page_count: of its memory.
+        warn: go by the order that was recorded beside the checkpoint, if there is one; told why it is not gone by.
+
+    Raises:
+        IoError, FormatError: `order` cannot be read, or is none for the checkpoint.
+    """
+    if order is not None:
+        try:
+            return wanted._replace(active=read_order(order, checkpoint_id, page_count)), "order"
+        except FileNotFoundError as error:
+            raise IoError.of(error, "cannot read the order of pages", path=order) from error
+    if wanted.active is not None:
+        return wanted, "order" if wanted.active else "none"
+    recorded = None if warn is None else recorded_order(checkpoint, checkpoint_id, page_count, warn)
+    return (wanted, "active") if recorded is None else (wanted._replace(active=recorded), "recorded")
