@@ -20,12 +20,17 @@ from tests.benchmarks.cases import LiveExperiment
 from tests.benchmarks.lazy_cases import (
     FAULT_SUBJECTS,
     KILLS,
-    LAZY_QUANTITIES,
-    PAGE_BY_PAGE,
     START,
     START_SIZES_BYTES,
-    place,
     start_name,
+)
+from tests.benchmarks.lazy_experiments import (
+    Values,
+    divergence_readings,
+    layout_readings,
+    number_of,
+    reading,
+    ttr_readings,
 )
 from tests.benchmarks.measure import CommandError, asked
 from tests.benchmarks.results import Reading
@@ -35,11 +40,8 @@ from vmckpt.errors import VmckptError
 from vmckpt.layout import PAGE_BYTES
 
 __all__ = [
-    "divergence_readings",
-    "layout_readings",
     "measure_lazy",
     "read_background",
-    "ttr_readings",
 ]
 
 STARTS, BENCH_RUNS, BACKGROUNDS, FAULT_ROUNDS = 9, 3, 5, 15
@@ -49,8 +51,6 @@ _BACKGROUND_BYTES = 2 << 30
 _CODECS = (("default codec", ()), ("--codec raw", ("--codec", "raw")))
 _KILL_BYTES, _KILL_OPS = 256 << 20, 600_000
 _BENCH_LIMIT_S = 7200.0
-
-Values = Mapping[str, object]
 
 
 def measure_lazy(bench: Bench, experiment: LiveExperiment) -> Iterator[Reading]:
@@ -72,12 +72,12 @@ def _starts(bench: Bench, sizes_bytes: Sequence[int] = START_SIZES_BYTES) -> Ite
             for size, path in paths.items():
                 values = _restored(bench, path, "--prefetch", "none", "--until-ops", str(until_ops[size]))
                 if number:
-                    found[size].append(_number(values, "time_to_run_s"))
+                    found[size].append(number_of(values, "time_to_run_s"))
             _say("." if number else "~")
     finally:
         _remove(*paths.values())
     for size, times_s in found.items():
-        yield _reading("lazy-start", start_name(size), START, "time to run", tuple(times_s))
+        yield reading("lazy-start", start_name(size), START, "time to run", tuple(times_s))
 
 
 def _saved_sparse(bench: Bench, size_bytes: int, path: str) -> int:
@@ -114,7 +114,7 @@ def _backgrounds(bench: Bench, size_bytes: int = _BACKGROUND_BYTES) -> Iterator[
     finally:
         _remove(image, *paths.values())
     for name, rates in found.items():
-        yield _reading("lazy-background", start_name(size_bytes), name, "memory brought", tuple(rates))
+        yield reading("lazy-background", start_name(size_bytes), name, "memory brought", tuple(rates))
 
 
 def read_background(values: Values) -> float:
@@ -126,8 +126,8 @@ def read_background(values: Values) -> float:
     pages = values.get("pages")
     if not isinstance(pages, dict):
         raise CommandError("the restore's JSON has no pages")
-    brought = sum(_number(pages, key) for key in ("prefetched", "on_demand", "neighbours", "background"))
-    took_s = _number(values, "resident_s") - _number(values, "time_to_run_s")
+    brought = sum(number_of(pages, key) for key in ("prefetched", "on_demand", "neighbours", "background"))
+    took_s = number_of(values, "resident_s") - number_of(values, "time_to_run_s")
     if not brought or took_s <= 0:
         raise CommandError("the restore has brought nothing in the background")
     return brought * PAGE_BYTES / took_s / 1e9
@@ -143,7 +143,7 @@ def _kills(bench: Bench, size_bytes: int = _KILL_BYTES, until_ops: int = _KILL_O
         machine = ("--workload", "working-set", "--warmup-ops", "100000")
         _run(bench, "save", image, path, *machine)
         never = asked([*bench.vmckpt, "run", path, "--until-ops", str(until_ops), "--json"], _errors(bench))
-        life_s = _number(_restored(bench, path, "--until-ops", str(until_ops)), "resident_s")
+        life_s = number_of(_restored(bench, path, "--until-ops", str(until_ops)), "resident_s")
         while len(right) < bench.scaled(KILLS):
             argv = [*bench.vmckpt, "restore", "--lazy", path, "--until-ops", str(until_ops), "--json"]
             printed, killed = _killed(argv, rng.uniform(0.0, life_s))
@@ -152,7 +152,7 @@ def _kills(bench: Bench, size_bytes: int = _KILL_BYTES, until_ops: int = _KILL_O
                 _say("." if right[-1] else "X")
     finally:
         _remove(image, path)
-    yield _reading("lazy-kills", start_name(size_bytes), START, "right digests", tuple(right))
+    yield reading("lazy-kills", start_name(size_bytes), START, "right digests", tuple(right))
 
 
 def _killed(argv: Sequence[str], after_s: float) -> tuple[str, bool]:
@@ -189,85 +189,6 @@ def _experiment(bench: Bench, name: str) -> Values:
     runs = str(bench.scaled(BENCH_RUNS))
     argv = [*bench.vmckpt, "bench", name, "--runs", runs, "--json"]
     return asked(argv, _errors(bench), _BENCH_LIMIT_S)
-
-
-def layout_readings(values: Values) -> Iterator[Reading]:
-    """What `vmckpt bench halite` prints: overheads, reads, and how much of what was read was used."""
-    for each in _list(values, "restores"):
-        blocks, disk, name = (str(each[key]) for key in ("group", "disk", "name"))
-        where, ours = place(disk, blocks), name != PAGE_BY_PAGE
-        for quantity, key in (("overhead", "overhead_s"), ("storage reads", "storage_reads")):
-            yield _summed("lazy-layout", where, name, quantity, each[key], values, ours=ours)
-        if each["other_pages_used"] is not None:
-            yield _summed("lazy-layout", where, name, "other pages used", each["other_pages_used"], values)
-
-
-def ttr_readings(values: Values) -> Iterator[Reading]:
-    """What `vmckpt bench working-set` prints: times to 90 % of normal speed, and coverage."""
-    for each in _list(values, "restores"):
-        ttr_s = each["ttr_s"]
-        assert isinstance(ttr_s, dict)
-        disk, mode = str(each["disk"]), str(each["mode"])
-        yield _summed("lazy-ttr", disk, mode, "TTR(1 s, 90 %)", ttr_s["0.9"], values, ours=mode != "eager")
-    for each in _list(values, "estimates"):
-        if each["estimator"] is not None:
-            name = f"{each['estimator']}, --trace {each['trace']}"
-            yield _reading("lazy-ttr", "real", name, "coverage", (_number(each, "coverage"),))
-
-
-def divergence_readings(values: Values) -> Iterator[Reading]:
-    """What `vmckpt bench divergence` prints: times with and without a prefetch, and the part lost."""
-    for each in _list(values, "restores"):
-        disk, name = str(each["disk"]), f"{each['machine']}, {each['mode']}"
-        yield _summed("lazy-divergence", disk, name, "time", each["elapsed_s"], values)
-    for each in _list(values, "lost"):
-        yield _summed("lazy-divergence", str(each["disk"]), str(each["machine"]), "time lost", each, values)
-
-
-def _list(values: Values, key: str) -> list[dict[str, object]]:
-    found = values.get("values")
-    listed = found.get(key) if isinstance(found, dict) else None
-    if not isinstance(listed, list):
-        raise CommandError(f"the experiment's JSON has no list of {key}")
-    return listed
-
-
-def _summed(
-    experiment: str,
-    image: str,
-    contender: str,
-    quantity: str,
-    spread: object,
-    values: Values,
-    *,
-    ours: bool = True,
-) -> Reading:
-    # An experiment of the product keeps median and extremes of its runs, not all of them.
-    assert isinstance(spread, dict)
-    numbers = tuple(_number(spread, key) for key in ("low", "median", "high"))
-    runs = round(_number(values, "runs"))
-    return _reading(experiment, image, contender, quantity, numbers, ours=ours, runs=runs)
-
-
-def _reading(
-    experiment: str,
-    image: str,
-    contender: str,
-    quantity: str,
-    values: tuple[float, ...],
-    *,
-    ours: bool = True,
-    runs: int = 0,
-) -> Reading:
-    unit = LAZY_QUANTITIES[quantity]
-    return Reading(experiment, image, contender, quantity, unit, values, ours, runs=runs)
-
-
-def _number(values: Values, key: str) -> float:
-    value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CommandError(f"the JSON has {key} {value!r}: expected a number")
-    return float(value)
 
 
 def _restored(bench: Bench, path: str, *options: str) -> Values:

@@ -1,6 +1,6 @@
-"""What is measured of lazy restores, and what it is held to: the frozen table.
+"""What is measured of lazy restores: the frozen table.
 
-`lazy` measures, by whole commands and by the experiments of `vmckpt bench`; `targets` judges.
+`lazy` measures, by whole commands and by the experiments of `vmckpt bench`; `lazy_targets` has what they are held to.
 """
 
 from collections.abc import Mapping

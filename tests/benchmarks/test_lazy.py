@@ -5,19 +5,15 @@ import pytest
 
 from tests.benchmarks import lazy
 from tests.benchmarks.__main__ import default_vmckpt
+from tests.benchmarks.bounds import ReadingTarget
 from tests.benchmarks.cases import LiveExperiment
-from tests.benchmarks.lazy import (
-    _MEASURES,
-    divergence_readings,
-    layout_readings,
-    measure_lazy,
-    read_background,
-    ttr_readings,
-)
+from tests.benchmarks.lazy import _MEASURES, measure_lazy, read_background
 from tests.benchmarks.lazy_cases import LAZY, LAZY_QUANTITIES
+from tests.benchmarks.lazy_experiments import divergence_readings, layout_readings, ttr_readings
+from tests.benchmarks.lazy_targets import LAZY_TARGETS
 from tests.benchmarks.measure import CommandError
 from tests.benchmarks.results import Outcome
-from tests.benchmarks.targets import LAZY_TARGETS, ReadingTarget, judge
+from tests.benchmarks.targets import judge
 from tests.benchmarks.trial import Bench
 from vmckpt.kernel.features import probe
 from vmckpt.layout import PAGE_BYTES

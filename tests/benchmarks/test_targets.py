@@ -2,15 +2,13 @@ from typing import Literal
 
 import pytest
 
+from tests.benchmarks.bounds import Bound, ReadingTarget, Target
 from tests.benchmarks.cases import AT_REST, EXPERIMENTS, LIVE, MINIMAL, QUANTITIES, RUNNING, TRACER
 from tests.benchmarks.images import Image
 from tests.benchmarks.results import Footprint, Outcome, Reading, Result, Sample
 from tests.benchmarks.targets import (
     READING_TARGETS,
     TARGETS,
-    Bound,
-    ReadingTarget,
-    Target,
     Verdict,
     judge,
     verdict_table,
