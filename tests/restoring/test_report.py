@@ -147,6 +147,17 @@ def test_the_map_has_every_page_and_tells_used_from_unused() -> None:
     assert sum(whole(cell) for row in read.rows("Page map") for cell in row[1:]) == 4096
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("active", ""), ("recorded", "as an earlier restore recorded"), ("order", "by an order that was given")],
+)
+def test_it_says_whose_order_it_went_by(source: str, said: str) -> None:
+    history = History([], START_NS, memoryview(cells()), [])
+    text = page_of("guest.vmckpt", report([], prefetch_from=source), history)
+    assert said in text
+    assert ("recorded" in text) == (source == "recorded")
+
+
 def test_the_same_run_makes_the_same_page() -> None:
     assert shown("x", log(50)).text == shown("x", log(50)).text
 

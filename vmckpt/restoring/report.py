@@ -2,7 +2,7 @@
 
     LazyReport ─▶ headline, tiles, facts        History ─▶ figures (`figures`)        both ─▶ document
 
-Pure. Called by the command `restore --lazy --report`.
+Pure. Called by `files`.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,8 @@ from vmckpt.units import format_count, format_duration, format_share, format_siz
 from vmckpt.version import __version__
 
 __all__ = ["page_of"]
+
+_CHOSEN = {"recorded": ", as an earlier restore recorded", "order": ", by an order that was given"}
 
 
 def page_of(name: str, report: LazyReport, history: History) -> str:
@@ -117,7 +119,8 @@ def _facts(report: LazyReport) -> list[Fact]:
         Fact("Handlers", handlers),
         Fact(
             "Prefetched",
-            f"{format_count(pages.prefetched)} pages, {format_count(pages.prefetched_used)} used",
+            f"{format_count(pages.prefetched)} pages, {format_count(pages.prefetched_used)} used"
+            + _CHOSEN.get(report.prefetch_from, ""),
         ),
         Fact(
             "Came along",
