@@ -130,7 +130,7 @@ def command(
     with ExitStack() as stack:
         page = None
         if report is not None:
-            from vmckpt.cli.report import report_file, write_text  # noqa: PLC0415 - only here
+            from vmckpt.cli.report import report_file  # noqa: PLC0415 - only here
 
             page = stack.enter_context(report_file(report, force=force, inputs=sources))
         with progress_bar("reading", quiet=quiet or as_json) as progress:
@@ -147,7 +147,7 @@ def command(
                 progress=progress,
             )
         if page is not None:
-            write_text(page, [api.sharing_page(done)])
+            page.write_text([api.sharing_page(done)])
     if as_json or not quiet:
         answer(sharing_table(done), sharing_values(done), as_json=as_json)
 
