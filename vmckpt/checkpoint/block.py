@@ -14,8 +14,8 @@ other references: there can be no cycle, and writing a page again later does not
 `pack_*` are for the staging buffer, `unpack_*` and `MemoryBlock` for the reader. Pure: bytes in, bytes out.
 """
 
+import re
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 from vmckpt.checkpoint.codec import decompress
@@ -50,6 +50,7 @@ __all__ = [
     "unpack_storage_header",
 ]
 
+_RUN = re.compile(rb"(.)\1*", re.DOTALL)
 _ZERO_HASH = ZERO_PAGE_HASH.to_bytes(8, "little")
 _PATTERN_HASH = {byte: value.to_bytes(8, "little") for value, byte in PATTERN_HASHES.items()}
 
@@ -97,11 +98,10 @@ class MemoryBlock(NamedTuple):
 
     def runs(self) -> Iterator[tuple[int, int, int]]:
         """Runs of pages of one kind: kind, start and end as indexes within the block."""
-        start = 0
-        for kind, group in groupby(self.kinds):
-            end = start + sum(1 for _ in group)
-            yield kind, start, end
-            start = end
+        kinds = self.kinds
+        for run in _RUN.finditer(kinds):
+            start, end = run.span()
+            yield kinds[start], start, end
 
     def page_hashes(self) -> bytes:
         """The hash of every page in page order, 8 bytes each."""
@@ -122,18 +122,19 @@ class MemoryBlock(NamedTuple):
                 parts.append(self.hashes[at : at + size])
         return b"".join(parts)
 
-    def stored_pages(self, payload: memoryview) -> memoryview:
+    def stored_pages(self, payload: memoryview, room: memoryview | None = None) -> memoryview:
         """The content of the stored pages, side by side, proved against their hashes.
 
         Args:
             payload: of the storage block that the memory block is in.
+            room: see `codec.decompress`.
 
         Raises:
             CorruptionError: they do not decompress, or not to what was saved.
         """
         size = self.stored * PAGE_BYTES
         compressed = payload[self.payload_offset : self.payload_offset + self.stored_bytes]
-        plain = memoryview(decompress(self.codec, compressed, size))
+        plain = memoryview(decompress(self.codec, compressed, size, room))
         if pack_hashes(page_hashes(plain)) != self.hashes[: size // PAGE_BYTES * 8]:
             raise CorruptionError(f"pages of memory block {self.number} differ from their hashes")
         return plain
@@ -311,21 +312,26 @@ def _check_record(
     fixed: BlockRecord, kinds: bytes, header: Header, storage: StorageHeader, fits: bool
 ) -> None:
     """Raise CorruptionError unless the record is one that a writer of this version makes."""
-    where = f"storage block {storage.number}: the record of memory block {fixed.memory_block}"
     if fixed.memory_block >= header.block_count:
-        raise CorruptionError(f"{where} is outside memory, which has {header.block_count} memory blocks")
+        raise _wrong(fixed, storage, f"is outside memory, which has {header.block_count} memory blocks")
     pages = min(header.block_pages, header.page_count - fixed.memory_block * header.block_pages)
     counts = (kinds.count(STORED), kinds.count(PATTERN), kinds.count(DUPLICATE))
     if not fits or fixed.pages != pages or counts != (fixed.stored, fixed.pattern, fixed.duplicate):
-        raise CorruptionError(f"{where} does not add up: {fixed.pages} pages, expected {pages}")
+        raise _wrong(fixed, storage, f"does not add up: {fixed.pages} pages, expected {pages}")
     if sum(counts) + kinds.count(ZERO) != pages:
-        raise CorruptionError(f"{where} has pages of a kind this vmckpt does not know")
+        raise _wrong(fixed, storage, "has pages of a kind this vmckpt does not know")
     if fixed.payload_offset + fixed.stored_bytes > storage.payload_bytes:
-        raise CorruptionError(f"{where} points past the end of the storage block")
+        raise _wrong(fixed, storage, "points past the end of the storage block")
     if fixed.stored_bytes > fixed.stored * PAGE_BYTES or bool(fixed.stored_bytes) != bool(fixed.stored):
-        raise CorruptionError(f"{where} stores {fixed.stored} pages in {fixed.stored_bytes} bytes")
+        raise _wrong(fixed, storage, f"stores {fixed.stored} pages in {fixed.stored_bytes} bytes")
     if fixed.reserved or fixed.reserved_2:
-        raise CorruptionError(f"{where} uses fields that this version leaves zero")
+        raise _wrong(fixed, storage, "uses fields that this version leaves zero")
+
+
+def _wrong(fixed: BlockRecord, storage: StorageHeader, what: str) -> CorruptionError:
+    return CorruptionError(
+        f"storage block {storage.number}: the record of memory block {fixed.memory_block} {what}"
+    )
 
 
 def check_payload(storage: StorageHeader, payload: memoryview) -> None:

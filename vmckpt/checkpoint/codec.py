@@ -9,6 +9,7 @@ time as lz4, 20-30 % smaller (docs/performance.md). `zstd` by name asks for the 
 """
 
 import functools
+import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
@@ -102,15 +103,21 @@ def compressor(codec: int, level: int) -> Compress:
     return bytes
 
 
-def decompress(codec: int, data: Buffer, size_bytes: int) -> Buffer:
+def decompress(codec: int, data: Buffer, size_bytes: int, room: memoryview | None = None) -> Buffer:
     """Exactly `size_bytes` bytes out of `data`; allocates no more than that.
+
+    Args:
+        codec: that it was compressed with.
+        data: one memory block's compressed pages.
+        size_bytes: what they come to.
+        room: writable memory that may be used, if it is large enough; the answer may be a view of it.
 
     Raises:
         CorruptionError: the bytes are not what a compressor made of so many.
         FeatureError: the codec is not installed.
     """
     try:
-        plain = _DECOMPRESS[codec](data, size_bytes)
+        plain = _DECOMPRESS[codec](data, size_bytes, room)
     except (KeyError, ValueError, RuntimeError) as error:
         raise CorruptionError(f"a memory block cannot be decompressed: {error}") from error
     if len(plain) != size_bytes:
@@ -118,11 +125,11 @@ def decompress(codec: int, data: Buffer, size_bytes: int) -> Buffer:
     return plain
 
 
-def _raw(data: Buffer, size_bytes: int) -> Buffer:  # noqa: ARG001 the length is checked by the caller
+def _raw(data: Buffer, size_bytes: int, room: memoryview | None) -> Buffer:  # noqa: ARG001 the length is checked by the caller
     return data
 
 
-def _lz4(data: Buffer, size_bytes: int) -> Buffer:
+def _lz4(data: Buffer, size_bytes: int, room: memoryview | None) -> Buffer:  # noqa: ARG001 it makes its own
     from lz4 import block  # noqa: PLC0415 not every command decompresses
 
     try:
@@ -139,7 +146,43 @@ def _zstd_options() -> tuple[Callable[..., object], dict[object, int], type[Exce
     return zstd.ZstdDecompressor, options, zstd.ZstdError
 
 
-def _zstd_frame(data: Buffer, size_bytes: int) -> Buffer:
+class _Contexts(threading.local):
+    # Of each thread its own, made when it is wanted; None: there is no libzstd.
+    def __init__(self) -> None:
+        from vmckpt.kernel.libzstd import Decompressor, load  # noqa: PLC0415 not every command decompresses
+
+        library = load()
+        self.zstd = None if library is None else Decompressor(library)
+
+
+@functools.cache
+def _contexts() -> _Contexts:
+    return _Contexts()
+
+
+def _zstd_frame(data: Buffer, size_bytes: int, room: memoryview | None) -> Buffer:
+    context = _contexts().zstd
+    if context is None:
+        return _module_frame(data, size_bytes)
+    if _window_of(data) > 1 << _WINDOW_LOG_MAX:
+        raise ValueError("the zstd frame asks for a window larger than any memory block")
+    if room is None or len(room) < size_bytes:
+        room = memoryview(bytearray(size_bytes))
+    into = room[:size_bytes]
+    count = context.decompress(data, into)
+    return into if count == size_bytes else into[:count]
+
+
+def _window_of(frame: Buffer) -> int:
+    # The window that a frame's header asks for, in bytes (RFC 8878, 3.1.1.1); 0 where it is as large as the content.
+    # Here all of the content is in one buffer, and no window is allocated; but whoever reads the file otherwise needs it.
+    if len(frame) < 6 or frame[4] & 0x20:
+        return 0
+    base = 1 << 10 + (frame[5] >> 3)
+    return base + base // 8 * (frame[5] & 7)
+
+
+def _module_frame(data: Buffer, size_bytes: int) -> Buffer:
     make, options, failure = _zstd_options()
     frame: object = make(options=options)
     try:
@@ -151,4 +194,8 @@ def _zstd_frame(data: Buffer, size_bytes: int) -> Buffer:
     return plain
 
 
-_DECOMPRESS: dict[int, Callable[[Buffer, int], Buffer]] = {RAW: _raw, LZ4: _lz4, ZSTD: _zstd_frame}
+_DECOMPRESS: dict[int, Callable[[Buffer, int, memoryview | None], Buffer]] = {
+    RAW: _raw,
+    LZ4: _lz4,
+    ZSTD: _zstd_frame,
+}

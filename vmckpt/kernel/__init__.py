@@ -7,6 +7,7 @@
     memory        memfds, mappings, advice, the addresses of buffers
     pagemap       which pages of a process are present, written, zero
     process       names, deaths and peers of processes; descriptors sent from one to another
+    libzstd       decompression into memory that is there already, where the system has that library
     ioctl, libc   request numbers from their parts; the one door to the C library
 
 `trace/`, `machine/` and the fault engine of `restore/` call it; it calls the ground alone. A part that the kernel lacks

@@ -132,16 +132,28 @@ class Userfaultfd:
             IoError: the kernel refused for a reason that no `Stop` stands for, before anything was copied.
             ValueError: the buffer is shorter than `length_bytes`.
         """
-        if not isinstance(src, int):
-            with pinned(src) as (address, size_bytes):
-                if size_bytes < length_bytes:
-                    raise ValueError(f"a buffer of {size_bytes} bytes cannot fill {length_bytes}")
-                return self.copy(dst, address, length_bytes, wp=wp, wake=wake)
-        mode = _mode(wp=wp, wake=wake)
+        mode = (uffdio.FILL_WP if wp else 0) | (0 if wake else uffdio.FILL_DONT_WAKE)
+        if isinstance(src, int):
+            return self._copy(dst, src, length_bytes, mode)
+        with pinned(src) as (address, size_bytes):
+            if size_bytes < length_bytes:
+                raise ValueError(f"a buffer of {size_bytes} bytes cannot fill {length_bytes}")
+            return self._copy(dst, address, length_bytes, mode)
+
+    def _copy(self, dst: int, src: int, length_bytes: int, mode: int) -> CopyOutcome:
+        argument = uffdio.Copy(dst, src, length_bytes, mode, 0)
+        try:
+            libc.ioctl(self._fd, uffdio.COPY, argument)
+        except OSError as error:
+            if argument.done <= 0:
+                return CopyOutcome(0, _stop(error, uffdio.COPY, argument, 0))
+        else:
+            return CopyOutcome(length_bytes, Stop.DONE)  # as a rule, and then it is quick
         return self._fill(
             uffdio.COPY,
             lambda done: uffdio.Copy(dst + done, src + done, length_bytes - done, mode, 0),
             length_bytes,
+            argument.done,
         )
 
     def zero(self, address: int, length_bytes: int, *, wake: bool = True) -> CopyOutcome:
@@ -171,10 +183,11 @@ class Userfaultfd:
         mode = _mode(wp=False, wake=wake)
         return self._fill(uffdio.POISON, _pages(address, length_bytes, mode), length_bytes)
 
-    def _fill(self, request: int, argument_at: Callable[[int], "_Filling"], length_bytes: int) -> CopyOutcome:
+    def _fill(
+        self, request: int, argument_at: Callable[[int], "_Filling"], length_bytes: int, done: int = 0
+    ) -> CopyOutcome:
         # The kernel stops at the first page that it cannot fill and says EAGAIN, with the bytes done; asked for the
         # rest, it says why. So go on for as long as there is progress.
-        done = 0
         while done < length_bytes:
             argument = argument_at(done)
             try:

@@ -4,20 +4,24 @@
     then    1. the other pages of a memory block, then the other memory blocks of a storage block, that a fault
                brought, the latest first
             2. active pages that were left for later
-            3. storage blocks in the order of the file
-            4. duplicates whose page lies far off: in batches, in the order of where they lead
+            3. storage blocks, in stretches of some MiB from the end of the file to its start: so what a duplicate
+               refers to comes after it, and brings it along (`pending`)
+            4. duplicates that none brought along: in batches, in the order of where they lead
 
 `step` does a piece of work of some tens of microseconds, so that a fault never waits long; whoever calls it looks for
 faults in between. It is done when every stored page is in place: zero pages stay holes. Called by `handler`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, groupby
 from typing import Protocol
 
 from vmckpt.checkpoint.block import MemoryBlock
 from vmckpt.checkpoint.file import Place
+from vmckpt.checkpoint.format import STORED
 from vmckpt.pages import PAGE_BYTES, PageRange
 from vmckpt.restoring.engine import Engine
+from vmckpt.restoring.pending import Pending, Referring
 from vmckpt.restoring.prefetch import Trip, runs_of
 from vmckpt.restoring.residency import Origin, State
 from vmckpt.restoring.store import Expanded
@@ -25,15 +29,17 @@ from vmckpt.restoring.store import Expanded
 __all__ = ["Background", "Crew"]
 
 TODO, FAR_LEFT, DONE = range(3)
-"""Of a storage block: pages are missing; only duplicates are; none is."""
-_BATCH = 64  # storage blocks whose far duplicates are brought together
+"""Of a storage block: pages are missing; only duplicates are, which are pending; none is."""
+STRETCH = 8
+"""Storage blocks that are brought in the order of the file, by one process: a disk reads on, and does not seek back."""
+_BATCH = 1024  # memory blocks whose duplicates are brought together
 
 
 class Crew(Protocol):
     """Other processes that bring storage blocks."""
 
-    def begin(self, numbers: Sequence[int]) -> Iterator[int]:
-        """Let them begin with these; those that are left for the caller."""
+    def begin(self, stretches: Sequence[int]) -> Iterator[int]:
+        """Let them begin with these stretches; those that are left for the caller."""
 
     def end(self) -> None:
         """All are taken: stop whoever is not done."""
@@ -55,6 +61,7 @@ class Background:
         crew: Crew | None = None,
         *,
         walks: bool = True,
+        pending: Pending | None = None,
     ) -> None:
         """Go on from `progress`, a byte for each storage block, all zeros at first.
 
@@ -64,6 +71,7 @@ class Background:
             rest: tells, when its turn has come, what was active at the save and is not brought yet.
             crew: who shares the walk through the file; None: nobody.
             walks: see the attribute.
+            pending: the duplicates that wait, of all processes; None: a list of its own.
         """
         self.walks = walks
         self._engine = engine
@@ -71,6 +79,7 @@ class Background:
         self._residency = engine.residency
         self._progress = progress
         self._crew = crew
+        self._pending = pending or Pending.new()
         self._walking: list[Iterator[None]] = [self._far(), self._walk()]
         self._stack: list[Iterator[None]] = [self._prefetch_rest(rest), self._finish_claims()]
         self._under_way: set[int] = set()
@@ -133,10 +142,10 @@ class Background:
 
     def _walk(self) -> Iterator[None]:
         if self._crew is not None:
-            yield from self.bring_all(self._crew.begin(self.left()))
+            yield from self.bring_stretches(self._crew.begin(self._stretches_left()))
             self._crew.end()
             yield from self._finish_claims()  # what its members have taken and not finished is left to do
-        yield from self.bring_all(self.left())
+        yield from self.bring_stretches(self._stretches_left())
 
     def _finish_claims(self) -> Iterator[None]:
         for run in self._residency.claimed():
@@ -144,15 +153,19 @@ class Background:
                 self._engine.finish_claim(page)
                 yield
 
-    def left(self) -> list[int]:
-        """The storage blocks that have not been brought, in order."""
-        return [number for number, state in enumerate(bytes(self._progress)) if state == TODO]
+    def _stretches_left(self) -> list[int]:
+        """The stretches in which something is to be brought, the last one first."""
+        progress = bytes(self._progress)
+        starts = range(0, len(progress), STRETCH)
+        return [start // STRETCH for start in starts if TODO in progress[start : start + STRETCH]][::-1]
 
-    def bring_all(self, numbers: Iterable[int]) -> Iterator[None]:
+    def bring_stretches(self, stretches: Iterable[int]) -> Iterator[None]:
         """Bring storage blocks; a piece of work at a time."""
-        for number in numbers:
-            if self._progress[number] == TODO:
-                yield from self._bring(number, Origin.BACKGROUND)
+        for stretch in stretches:
+            start = stretch * STRETCH
+            for number in range(start, min(start + STRETCH, len(self._progress))):
+                if self._progress[number] == TODO:
+                    yield from self._bring(number, Origin.BACKGROUND)
 
     def _bring(self, number: int, origin: Origin, *, if_held: bool = False) -> Iterator[None]:
         """Bring a storage block, memory block by memory block; `if_held`: for as long as that takes no read."""
@@ -161,23 +174,56 @@ class Background:
             return
         self._under_way.add(number)
         blocks = storage.memory_blocks(number)
+        referring = self._referring(number)
         yield
         has_far = False
         for slot, block in enumerate(blocks):
             place = Place(number, slot)
-            if storage.place_of(block) != place:
-                continue  # written again later: what counts is there
             if if_held and not storage.holds(number):
                 self._under_way.discard(number)
                 return
-            if self._is_wanted(block, place):
+            # Where it was written again later, what counts is there; but duplicates may refer to it all the same.
+            if storage.place_of(block) == place and self._is_wanted(block, place):
                 expanded = storage.expanded(block, place)
                 self._engine.install_pieces(expanded, origin)
                 has_far = self._bring_near(expanded, origin) or has_far
                 yield
+            if slot in referring:
+                self._bring_referring(place, referring[slot], origin)
+                yield
         self._progress[number] = FAR_LEFT if has_far else DONE
         storage.spend(number)
         self._under_way.discard(number)
+
+    def _referring(self, number: int) -> dict[int, list[Referring]]:
+        """Who waits for a storage block, by slot."""
+        by_slot: dict[int, list[Referring]] = {}
+        for each in self._pending.take(number):
+            if self._residency.state(each.page) == State.MISSING:
+                by_slot.setdefault(each.slot, []).append(each)
+        return by_slot
+
+    def _bring_referring(self, place: Place, waiting: list[Referring], origin: Origin) -> None:
+        """Bring duplicates of the pages of a memory block that is at hand.
+
+        A reference that leads to another content is left to the end, where it is an error.
+        """
+        block, plain = self._storage.stored(place)
+        stored = list(accumulate((kind == STORED for kind in block.kinds), initial=0))
+        runs: list[list[int]] = []  # first page, its index among the stored, pages
+        for page, expected, _, _, index in sorted(waiting):
+            if index >= len(block.kinds) or block.kinds[index] != STORED:
+                continue
+            at = stored[index]
+            if block.hashes[at * 8 : at * 8 + 8] != expected:
+                continue
+            if runs and runs[-1][0] + runs[-1][2] == page and runs[-1][1] + runs[-1][2] == at:
+                runs[-1][2] += 1
+            else:
+                runs.append([page, at, 1])
+        for page, at, count in runs:
+            content = plain[at * PAGE_BYTES : (at + count) * PAGE_BYTES]
+            self._engine.install(PageRange(page, page + count), content, origin)
 
     def _is_wanted(self, block: int, place: Place) -> bool:
         """Whether a page of a memory block that is not zero is missing."""
@@ -188,22 +234,29 @@ class Background:
         return any(map(self._residency.has_missing, self._storage.data_runs(block, place)))
 
     def _bring_near(self, expanded: Expanded, origin: Origin) -> bool:
-        """Bring the duplicates of pages that are at hand; whether others are left."""
-        has_far = False
+        """Bring the duplicates of pages that are at hand; whether others are left, which are pending then."""
+        if not expanded.duplicates:
+            return False
+        block = expanded.block
+        far: list[Referring] = []
         near: list[tuple[int, memoryview]] = []
         for page, index in expanded.duplicates:
             if self._residency.state(page) != State.MISSING:
                 continue
-            if self._storage.holds(expanded.block.reference(index).storage_block):
-                near.append((page, self._storage.duplicate(expanded.block, index)))
+            reference = block.reference(index)
+            if self._storage.holds(reference.storage_block):
+                near.append((page, self._storage.duplicate(block, index)))
             else:
-                has_far = True
+                at = (block.stored + index) * 8
+                far.append(Referring(page, block.hashes[at : at + 8], *reference))
         at = 0
         for run in runs_of([page for page, _ in near]):
             content = b"".join([content for _, content in near[at : at + run.pages]])
             self._engine.install(run, memoryview(content), origin)
             at += run.pages
-        return has_far
+        if far:
+            self._pending.add(far)
+        return bool(far)
 
     def _bring_duplicate(self, page: int, block: MemoryBlock, index: int, origin: Origin) -> None:
         if self._residency.state(page) == State.MISSING:
@@ -212,33 +265,24 @@ class Background:
             self._engine.install(PageRange(page, page + 1), content, origin)
 
     def _far(self) -> Iterator[None]:
-        left = [
-            number for number in range(self._storage.storage_blocks) if self._progress[number] == FAR_LEFT
+        """Bring the duplicates that are still missing, a batch of memory blocks at a time."""
+        block_pages = self._storage.block_pages
+        missing = (page for page in self._pending.pages() if self._residency.state(page) == State.MISSING)
+        groups = [
+            (number, set(pages)) for number, pages in groupby(missing, lambda page: page // block_pages)
         ]
-        for start in range(0, len(left), _BATCH):
-            batch = left[start : start + _BATCH]
+        for start in range(0, len(groups), _BATCH):
             far: list[tuple[int, MemoryBlock, int]] = []
-            for number in batch:
-                far += self._far_of(number)
+            for number, pages in groups[start : start + _BATCH]:
+                place = self._storage.place_of(number)
+                assert place is not None  # or it would have no duplicates
+                block, duplicates = self._storage.duplicates(number, place)
+                far += [(page, block, index) for page, index in duplicates if page in pages]
                 yield
             far.sort(key=lambda each: each[1].reference(each[2]))
             for page, block, index in far:
                 self._bring_duplicate(page, block, index, Origin.BACKGROUND)
                 yield
-            for number in batch:
+        for number, state in enumerate(bytes(self._progress)):
+            if state == FAR_LEFT:
                 self._progress[number] = DONE
-
-    def _far_of(self, number: int) -> list[tuple[int, MemoryBlock, int]]:
-        """The duplicates that are missing of a storage block."""
-        storage = self._storage
-        far = []
-        for slot, number_of_block in enumerate(storage.memory_blocks(number, load=False)):
-            place = Place(number, slot)
-            if storage.place_of(number_of_block) == place:
-                block, duplicates = storage.duplicates(number_of_block, place)
-                far += [
-                    (page, block, index)
-                    for page, index in duplicates
-                    if self._residency.state(page) == State.MISSING
-                ]
-        return far

@@ -26,13 +26,12 @@ __all__ = ["MOST_HELPERS", "Helpers", "helper_count"]
 _NUMBER_BYTES = 4
 MOST_HELPERS = 3
 _NICENESS = 19
-_WORTH_BLOCKS = 8  # fewer are brought before a helper would have started
 
 
-def helper_count(storage_blocks: int) -> int:
-    """How many helpers a restore of so many storage blocks is worth: one for each core but the handler's."""
+def helper_count(pieces: int) -> int:
+    """How many helpers so many pieces of work are worth: one for each core but the handler's, with some of it for each."""
     cores = len(os.sched_getaffinity(0))
-    return min(cores - 1, MOST_HELPERS, storage_blocks // _WORTH_BLOCKS)
+    return min(cores - 1, MOST_HELPERS, pieces - 1)
 
 
 class Helpers:

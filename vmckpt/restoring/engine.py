@@ -77,7 +77,10 @@ class Storage(Protocol):
         """Where a memory block is not zero."""
 
     def expanded(self, number: int, place: Place) -> Expanded:
-        """The pages of a memory block, proved."""
+        """The pages of a memory block, proved; it tells for how long they can be looked at."""
+
+    def stored(self, place: Place) -> tuple[MemoryBlock, memoryview]:
+        """A memory block and its stored pages side by side, proved; for as long as nothing else is asked for."""
 
     def duplicates(self, number: int, place: Place) -> tuple[MemoryBlock, list[tuple[int, int]]]:
         """The directory entry of a memory block, and its duplicate pages, each with its index for `duplicate`."""
@@ -194,7 +197,7 @@ class Engine:
         reads = self.storage.reads
         number = page // self.storage.block_pages
         expanded = self._opened.get(number)
-        if expanded is None:
+        if expanded is None or not expanded.is_good:
             expanded = self._opened[number] = self.storage.expanded(number, place)
         content = self._page_of(expanded, page)
         done_ns = self._answer_with(vcpu, side, page, content)
@@ -210,7 +213,10 @@ class Engine:
         """Bring the other pages of a memory block that was decompressed for a fault; False where there is none."""
         if not self._opened:
             return False
-        _, expanded = self._opened.popitem()
+        number, expanded = self._opened.popitem()
+        place = None if expanded.is_good else self.storage.place_of(number)
+        if place is not None:
+            expanded = self.storage.expanded(number, place)
         self.install_pieces(expanded, Origin.NEIGHBOUR)
         return True
 

@@ -26,6 +26,7 @@ from vmckpt.restoring.background import Background
 from vmckpt.restoring.crew import Helpers, helper_count
 from vmckpt.restoring.engine import Engine, Side
 from vmckpt.restoring.log import Counter
+from vmckpt.restoring.pending import Pending
 from vmckpt.restoring.prefetch import Amount, Prefetch, Trip, plan_prefetch, trips_of
 from vmckpt.restoring.shared import Shared
 from vmckpt.restoring.store import Store
@@ -117,7 +118,8 @@ class Service(NamedTuple):
     def fds(self) -> set[int]:
         """The descriptors that it needs."""
         pids = (vcpu.fileno() for vcpu in self.vcpus)
-        return {self.store.fileno(), self.link.fileno(), *self.trapped.fds, *pids}
+        own = {self.store.fileno(), self.shared.pending_fd, self.link.fileno()}
+        return {*own, *self.trapped.fds, *pids}
 
 
 def serve(service: Service) -> int:
@@ -170,7 +172,8 @@ def _serve(service: Service) -> None:
 
     crew = _Helped(service) if wanted.helpers else None
     walks = wanted.background or bool(counters[Counter.FINISH])
-    background = Background(engine, shared.progress, rest, crew, walks=walks)
+    pending = Pending(shared.pending_fd)
+    background = Background(engine, shared.progress, rest, crew, walks=walks, pending=pending)
     if not counters[Counter.PREFETCHED]:
         start_ns = time.monotonic_ns()
         for _ in background.prefetch(trips_of(plan().first, store.block_pages, store.place_of)):
@@ -188,11 +191,11 @@ class _Helped:
         self._service = service
         self._helpers: Helpers | None = None
 
-    def begin(self, numbers: Sequence[int]) -> Iterator[int]:
-        count = helper_count(len(numbers))
+    def begin(self, stretches: Sequence[int]) -> Iterator[int]:
+        count = helper_count(len(stretches))
         if not count:
-            return iter(numbers)
-        self._helpers = Helpers(numbers)
+            return iter(stretches)
+        self._helpers = Helpers(stretches)
         self._helpers.start(count, self._help)
         return self._helpers.numbers()
 
@@ -201,7 +204,8 @@ class _Helped:
         log = shared.log_of(index)
         filler = self._service.trapped.open().filler
         engine = Engine(self._service.store.apart(), shared.residency, filler, (), log)
-        for _ in Background(engine, shared.progress).bring_all(numbers):
+        background = Background(engine, shared.progress, pending=Pending(shared.pending_fd))
+        for _ in background.bring_stretches(numbers):
             engine.count()
 
     def end(self) -> None:

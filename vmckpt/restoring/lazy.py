@@ -370,6 +370,7 @@ class LazyRestore:
         for pidfd, _ in self._vcpus:
             pidfd.close()
         self._vcpus = []
+        self.shared.close()
         self._store.close()
 
     def __enter__(self) -> Self:

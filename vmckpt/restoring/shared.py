@@ -6,9 +6,11 @@ Mappings without a file, which the kernel fills as they are touched: for a memor
 of MiB and, at first, nothing. Made by `lazy`.
 """
 
+import os
+import weakref
 from typing import Self
 
-from vmckpt.kernel.memory import Mapping
+from vmckpt.kernel.memory import Mapping, create_memfd
 from vmckpt.restoring.log import COUNTERS, RECORD_BYTES, Counter, FaultLog
 from vmckpt.restoring.residency import Residency
 
@@ -26,6 +28,7 @@ class Shared:
         residency: states of pages.
         progress: a byte for each storage block, see `background`.
         log: counters and fault records.
+        pending_fd: what `pending` keeps; open for as long as this object lives.
         waiting: a word for each vCPU, for the mechanism without userfaultfd (`software`).
     """
 
@@ -49,6 +52,9 @@ class Shared:
         self._counters = counters.cast("Q")
         self.log = FaultLog(self._counters[:COUNTERS], kept)
         self.waiting = waiting.cast("Q")
+        self.pending_fd = create_memfd("vmckpt-pending", 0)
+        self._close = weakref.finalize(self, os.close, self.pending_fd)
+        self._close.atexit = False
 
     def log_of(self, helper: int) -> FaultLog:
         """A log for the `helper`-th helper (from 1 on), which has counters of its own and hears of no fault."""
@@ -58,8 +64,13 @@ class Shared:
         """What the handlers and all helpers have counted."""
         return sum(self._counters[int(counter) :: COUNTERS])
 
+    def close(self) -> None:
+        """Let go of the list of who is pending; what was counted can still be read. Closing twice is fine."""
+        self._close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to do: the kernel takes the memory back with the last process that has it."""
+        """The kernel takes the memory back with the last process that has it."""
+        self.close()

@@ -2,6 +2,12 @@
 
     memory block ─▶ place ─▶ storage block: in the pool, or one read, proved ─▶ pages of one memory block, decompressed
 
+What comes out lies in the pool's buffer (raw blocks) or in one of a few rooms that are used in turn (compressed ones): no
+byte is copied before the kernel copies it into the guest. So it is good for a moment, and `Expanded.is_good` tells.
+
+Every byte is proved: by the storage block's checksums, and what was decompressed by the hash of each page as well. Of a
+raw block, the checksum was made of the very bytes that the pages are.
+
 A read that fails is tried again, for a disk may have a bad moment; so is, once, a block that does not prove itself. What
 fails for good says which storage block it was and which pages are lost with it. Called by `engine` and `background`.
 """
@@ -17,26 +23,31 @@ from vmckpt.checkpoint.format import DUPLICATE, PATTERN, STORED, ZERO
 from vmckpt.checkpoint.reader import Checkpoint, Place
 from vmckpt.errors import CorruptionError, IoError, VmckptError
 from vmckpt.pages import PAGE_BYTES, PageRange
-from vmckpt.restoring.cache import Buffers, Pool
+from vmckpt.restoring.cache import Buffers, Lease, Pool
 from vmckpt.restoring.touched import merged
 
 __all__ = ["Expanded", "Piece", "Store"]
 
 POOL_BYTES = 128 << 20
-_POOL_BLOCKS = 8  # at least so many of the largest there can be
+_POOL_BLOCKS = 16  # at least so many of the largest there can be
+_MOST_SPENT = 8  # what near duplicates refer to; fewer stay in the processor's cache
+_ROOMS = 20  # for decompressed memory blocks; `engine` keeps some of them in mind
 _PAUSES_S = (0.01, 0.1)  # before a failed read is tried again
 _WORD_BYTES = 8
 _BUFFER_UNIT = 4096
 _MOST_NAMED = 4  # runs of pages in a message
+_NOTHING = memoryview(b"")
 _KEPT_PLAIN_BYTES = 16 << 20  # of decompressed memory blocks that duplicates refer to
 
 
 class _Held(NamedTuple):
-    """A storage block in its buffer. Views of the buffer never leave the store: it will be used again."""
+    """A storage block in its buffer."""
 
     storage: StorageBlock
     payload: memoryview
     buffer: int
+    lease: Lease | None
+    """Of the buffer; None: the bytes have memory of their own."""
 
 
 class Piece(NamedTuple):
@@ -55,12 +66,17 @@ class Expanded(NamedTuple):
     pieces: list[Piece]
     duplicates: list[tuple[int, int]]
     """Pages that equal a stored page elsewhere, with their index for `Store.duplicate`."""
+    lease: Lease | None = None
+    """Of the memory that the pieces lie in; None: it is theirs."""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the pieces still hold what they did."""
+        return self.lease is None or self.lease.holds
 
 
 class Store(Checkpoint):
     """An open checkpoint with a pool of storage blocks. For one process, and one thread of it.
-
-    A copy of what `read` gives is the caller's; views of a buffer are kept within.
 
     Attributes:
         reads: storage blocks read so far.
@@ -81,8 +97,10 @@ class Store(Checkpoint):
 
     def _forget(self) -> None:
         count = max(POOL_BYTES // self._buffer_bytes, _POOL_BLOCKS)
-        self._pool: Pool[_Held] = Pool(count * self._buffer_bytes)
+        self._pool: Pool[_Held] = Pool(count * self._buffer_bytes, _MOST_SPENT)
         self._buffers = Buffers(self._buffer_bytes, count)
+        self._rooms = Buffers(self.header.memory_block_bytes, _ROOMS)
+        self._latest: tuple[Place, memoryview, Lease | None] | None = None
         self.reads = 0
         self.read_bytes = 0
 
@@ -156,14 +174,48 @@ class Store(Checkpoint):
             CorruptionError, IoError: they cannot be had; the message names storage block and pages.
         """
         try:
-            held = self._held(place.storage_block)
-            block = self._block_at(number, place)
-            plain = _own_pages(
-                block, held.payload
-            )  # not kept: memory that is used again soon is quicker to fill
+            block = self._block_at(number, place, self._held(place.storage_block))
+            plain, lease = self._plain_of(place, block)
         except (CorruptionError, IoError) as error:
             raise _naming(error, self._range(number), place.storage_block) from error
-        return _expand(block, self._range(number), plain)
+        return _expand(block, self._range(number), plain, lease)
+
+    def stored(self, place: Place) -> tuple[MemoryBlock, memoryview]:
+        """A memory block and its stored pages side by side, whether or not they are still those of memory.
+
+        Raises:
+            CorruptionError, IoError: they cannot be had.
+        """
+        self._held(place.storage_block)
+        block = self.memory_block(place)
+        return block, self._plain_of(place, block)[0]
+
+    def _block_at(self, number: int, place: Place, held: _Held | None = None) -> MemoryBlock:
+        if held is not None and place.slot < len(held.storage.memory_blocks):
+            block = held.storage.memory_blocks[place.slot]
+            if block.number == number:
+                return block
+        return super()._block_at(number, place)
+
+    def _plain_of(self, place: Place, block: MemoryBlock) -> tuple[memoryview, Lease | None]:
+        """The stored pages of a memory block, proved, and how long they can be looked at."""
+        if not block.stored_bytes:
+            return _NOTHING, None
+        held = self._held(place.storage_block)
+        if block.codec == RAW:
+            size = block.stored * PAGE_BYTES
+            if block.stored_bytes != size:
+                raise CorruptionError(
+                    f"memory block {block.number} has {block.stored_bytes} bytes, expected {size}"
+                )
+            return held.payload[block.payload_offset : block.payload_offset + size], held.lease
+        latest = self._latest
+        if latest is not None and latest[0] == place and (latest[2] is None or latest[2].holds):
+            return latest[1], latest[2]
+        lease, room = self._rooms.rotate()
+        plain = block.stored_pages(held.payload, room)
+        self._latest = place, plain, lease
+        return plain, lease
 
     def duplicates(self, number: int, place: Place) -> tuple[MemoryBlock, list[tuple[int, int]]]:
         """A memory block's directory entry, and `Expanded.duplicates`; no page is read."""
@@ -198,7 +250,8 @@ class Store(Checkpoint):
         block = self.memory_block(place)
         plain = self._plain.get(place)
         if plain is None:
-            plain = self._plain[place] = _own_pages(block, self._held(place.storage_block).payload)
+            self._held(place.storage_block)
+            plain = self._plain[place] = memoryview(bytes(self._plain_of(place, block)[0]))
             if len(self._plain) * self.header.memory_block_bytes > _KEPT_PLAIN_BYTES:
                 self._plain.popitem(last=False)
         else:
@@ -237,7 +290,7 @@ class Store(Checkpoint):
         self.read_bytes += entry.size_bytes
         if entry.size_bytes > self._buffer_bytes:
             storage, payload = self.storage_block(number)
-            return _Held(storage, payload, -1)
+            return _Held(storage, payload, -1, None)
         buffer, view = self._buffers.take()
         try:
             data = view[: entry.size_bytes]
@@ -246,15 +299,7 @@ class Store(Checkpoint):
         except BaseException:
             self._buffers.give(buffer)
             raise
-        return _Held(storage, payload, buffer)
-
-
-def _own_pages(block: MemoryBlock, payload: memoryview) -> memoryview:
-    """The stored pages of a memory block, proved, in memory of their own."""
-    if not block.stored_bytes:
-        return memoryview(b"")
-    plain = block.stored_pages(payload)
-    return memoryview(bytes(plain)) if block.codec == RAW else plain
+        return _Held(storage, payload, buffer, self._buffers.lease(buffer))
 
 
 def _naming(error: VmckptError, pages: PageRange, number: int) -> VmckptError:
@@ -263,9 +308,9 @@ def _naming(error: VmckptError, pages: PageRange, number: int) -> VmckptError:
     return type(error)(f"{what}: {error.message}", path=error.path, offset=error.offset)
 
 
-def _expand(block: MemoryBlock, pages: PageRange, content: memoryview) -> Expanded:
+def _expand(block: MemoryBlock, pages: PageRange, content: memoryview, lease: Lease | None) -> Expanded:
     if len(content) == pages.pages * PAGE_BYTES:  # every page is stored: as a rule
-        return Expanded(block, pages, [Piece(pages, content)], [])
+        return Expanded(block, pages, [Piece(pages, content)], [], lease)
     pieces: list[Piece] = []
     duplicates: list[tuple[int, int]] = []
     parts: list[
@@ -293,7 +338,7 @@ def _expand(block: MemoryBlock, pages: PageRange, content: memoryview) -> Expand
             start_page = run.end
     if parts:
         pieces.append(_joined(PageRange(start_page, pages.end), parts))
-    return Expanded(block, pages, pieces, duplicates)
+    return Expanded(block, pages, pieces, duplicates, lease)
 
 
 def _joined(pages: PageRange, parts: list[memoryview | bytes]) -> Piece:
