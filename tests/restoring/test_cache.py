@@ -47,3 +47,28 @@ def test_a_buffer_that_was_given_back_is_the_first_available() -> None:
     buffers.give(taken[1][0])
     number, view = buffers.take()
     assert (number, bytes(view[:3]), len(view)) == (taken[1][0], b"abc", 4096)
+
+
+def test_of_spent_blocks_only_so_many_are_kept() -> None:
+    pool: Pool[int] = Pool(1000, most_spent=2)
+    for number in range(5):
+        pool.put(number, number, 10)
+        pool.spend(number)
+    assert pool.make_room(10) == [0, 1, 2]
+    assert len(pool) == 2
+
+
+def test_a_lease_ends_when_the_buffer_is_taken_again() -> None:
+    buffers = Buffers(4096, 1)
+    number, _ = buffers.take()
+    lease = buffers.lease(number)
+    buffers.give(number)
+    assert lease.holds
+    buffers.take()
+    assert not lease.holds
+
+
+def test_rooms_are_used_in_turn() -> None:
+    buffers = Buffers(4096, 3)
+    leases = [buffers.rotate()[0] for _ in range(4)]
+    assert [lease.holds for lease in leases] == [False, True, True, True]

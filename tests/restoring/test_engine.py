@@ -16,6 +16,7 @@ from vmckpt.pages import Buffer
 from vmckpt.restoring.background import Background
 from vmckpt.restoring.engine import Engine, Side
 from vmckpt.restoring.log import Counter, FaultKind
+from vmckpt.restoring.pending import Pending
 from vmckpt.restoring.prefetch import trips_of
 from vmckpt.restoring.residency import Origin, State
 from vmckpt.restoring.shared import Shared
@@ -35,8 +36,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
 class Bench:
     """An engine over a played kernel, with as many vCPUs as there are fakes."""
 
-    def __init__(self, path: str, vcpus: int = 1, faults: Sequence[FakeFaults] | None = None) -> None:
+    def __init__(
+        self, path: str, vcpus: int = 1, faults: Sequence[FakeFaults] | None = None, *, peeks: bool = False
+    ) -> None:
         self.store = Store.open(path)
+        self.store.peeks = peeks
         self.fakes = list(faults or [FakeFaults(PAGES) for _ in range(vcpus)])
         for fake in self.fakes[1:]:
             fake.content = self.fakes[0].content  # one file
@@ -50,7 +54,8 @@ class Bench:
         sides = [Side(fake, fake.address) for fake in self.fakes]
         filler = Side(self.filler, self.filler.address)
         self.engine = Engine(self.store, self.shared.residency, filler, sides, self.log)
-        self.background = Background(self.engine, self.shared.progress)
+        pending = Pending(self.shared.pending_fd)
+        self.background = Background(self.engine, self.shared.progress, pending=pending)
 
     def touch(self, page: int, vcpu: int = 0, flags: int = 0) -> None:
         self.fakes[vcpu].touch(page, flags)
@@ -75,6 +80,82 @@ def bench(path: str) -> Iterator[Bench]:
     bench = Bench(path)
     yield bench
     bench.store.close()
+
+
+@pytest.fixture(params=["raw", "lz4"])
+def peeking(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """A bench whose checkpoint the kernel has in memory."""
+    bench = Bench(checkpoint(tmp_path / "guest.vmckpt", MEMORY, codec=request.param), peeks=True)
+    if not bench.store.read_cached(memoryview(bytearray(64)), 0):
+        pytest.skip("this file system does not tell what the kernel has in memory")
+    yield bench
+    bench.store.close()
+    bench.shared.close()
+
+
+def test_what_the_kernel_has_in_memory_costs_no_read_of_a_storage_block(peeking: Bench) -> None:
+    peeking.touch(STORED)
+    assert peeking.content == {STORED: page_of(MEMORY, STORED)}
+    assert peeking.store.reads == 0
+    peeking.background.walks = False
+    peeking.finish()  # the storage block follows
+    assert peeking.store.reads == 1
+    assert 4 < len(peeking.content) < 100
+    peeking.background.walks = True
+    peeking.finish()
+    assert peeking.store.reads == peeking.store.storage_blocks
+    peeking.check()
+
+
+def test_every_page_is_brought_when_it_is_touched_by_peeking_too(peeking: Bench) -> None:
+    for page in [*range(PAGES - 1, -1, -3), *range(PAGES)]:
+        if not peeking.shared.residency.is_here(page):
+            peeking.touch(page)
+        assert peeking.content[page] == page_of(MEMORY, page)
+    peeking.finish()
+    peeking.check()
+
+
+def test_the_second_fault_in_a_memory_block_brings_the_others_first(peeking: Bench) -> None:
+    block = next(
+        block
+        for block in range(10, PAGES // 4)
+        if all(page_of(MEMORY, page) != ZERO for page in range(block * 4, block * 4 + 4))
+        and (place := peeking.store.place_of(block))
+        and peeking.store.memory_block(place).kinds == bytes([1] * 4)
+    )
+    peeking.touch(block * 4)
+    assert set(peeking.content) == {block * 4}
+    peeking.touch(block * 4 + 1)
+    assert set(peeking.content) == set(range(block * 4, block * 4 + 4))
+    assert len(peeking.fakes[0].woken) == 2
+
+
+def test_a_damaged_memory_block_is_an_error_by_peeking_too(peeking: Bench) -> None:
+    place = peeking.store.place_of(STORED // 4)
+    assert place is not None
+    entry = peeking.store.storage_entry(place.storage_block)
+    block = peeking.store.memory_block(place)
+    head_bytes = peeking.store.head(place.storage_block).head_bytes
+    with open(peeking.store.name, "r+b") as file:  # every byte of the memory block
+        file.seek(entry.offset + head_bytes + block.payload_offset)
+        content = file.read(block.stored_bytes)
+        file.seek(-len(content), os.SEEK_CUR)
+        file.write(bytes(byte ^ 0xFF for byte in content))
+    with pytest.raises(CorruptionError, match=f"storage block {place.storage_block}: "):
+        peeking.touch(STORED)
+    assert not peeking.content
+
+
+def test_what_was_opened_and_overwritten_meanwhile_is_brought_all_the_same(peeking: Bench) -> None:
+    for page in range(0, PAGES, 4):  # one of each memory block: more than there are rooms
+        if not peeking.shared.residency.is_here(page):
+            peeking.touch(page)
+    while peeking.engine.finish_block():
+        pass
+    assert all(content == page_of(MEMORY, page) for page, content in peeking.content.items())
+    peeking.finish()
+    peeking.check()
 
 
 def test_every_page_is_brought_when_it_is_touched(bench: Bench) -> None:
@@ -286,11 +367,13 @@ def test_a_read_that_fails_is_tried_again_but_not_for_ever(
 ) -> None:
     real, left = os.preadv, [failures]
 
-    def failing(fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+    def failing(fd: int, buffers: Sequence[Buffer], offset: int, flags: int = 0) -> int:
+        if flags:
+            raise OSError(errno.EAGAIN, "the kernel has it not in memory")
         if left[0]:
             left[0] -= 1
             raise OSError(errno.EIO, "Input/output error")
-        return real(fd, buffers, offset)
+        return real(fd, buffers, offset, flags)
 
     monkeypatch.setattr(os, "preadv", failing)
     if fails:

@@ -195,10 +195,10 @@ def test_a_disk_that_fails_for_good_stops_the_machine(
         offset = store.storage_entry(3).offset
     real = os.preadv
 
-    def failing(fd: int, buffers: Sequence[Buffer], at: int) -> int:
+    def failing(fd: int, buffers: Sequence[Buffer], at: int, flags: int = 0) -> int:
         if at == offset:
             raise OSError(errno.EIO, "Input/output error")
-        return real(fd, buffers, at)
+        return real(fd, buffers, at, flags)
 
     monkeypatch.setattr(os, "preadv", failing)
     with (

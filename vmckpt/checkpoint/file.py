@@ -249,6 +249,16 @@ class CheckpointFile:
                 offset=offset,
             )
 
+    def read_cached(self, into: memoryview, offset: int) -> bool:
+        """Fill `into` with that part of the file, if the kernel has it in memory; else tell at once that it has not."""
+        flag = getattr(os, "RWF_NOWAIT", None)  # Linux's own
+        if flag is None:
+            return False
+        try:
+            return os.preadv(self._fd, [into], offset, flag) == len(into)
+        except OSError:  # it has not; or this file system cannot tell
+            return False
+
     @property
     def layout(self) -> Layout:
         """The guest-physical regions."""

@@ -170,9 +170,11 @@ class Background:
     def _bring(self, number: int, origin: Origin, *, if_held: bool = False) -> Iterator[None]:
         """Bring a storage block, memory block by memory block; `if_held`: for as long as that takes no read."""
         storage = self._storage
-        if if_held and not storage.holds(number):
+        if if_held and not storage.is_near(number):
             return
         self._under_way.add(number)
+        while not storage.load(number):
+            yield
         blocks = storage.memory_blocks(number)
         referring = self._referring(number)
         yield

@@ -34,7 +34,7 @@ __all__ = ["Engine", "Side", "Storage"]
 _PATIENCE_S = 10.0  # how long the kernel may ask to try again
 _ZERO_AHEAD_PAGES = 16  # brought together where the guest walks through zero pages
 _MOST_FOLLOWED = 8
-_MOST_OPENED = 16
+_MOST_OPENED = 256
 _WRITE = int(FaultFlag.WRITE)
 
 
@@ -67,6 +67,12 @@ class Storage(Protocol):
     def holds(self, number: int) -> bool:
         """Whether a storage block is at hand without a read."""
 
+    def is_near(self, number: int) -> bool:
+        """Whether it is at hand, or can be in a moment, without a disk's help."""
+
+    def load(self, number: int) -> bool:
+        """Read a piece of a storage block, of some tens of microseconds where that can be; True: it is at hand."""
+
     def spend(self, number: int) -> None:
         """Every page of a storage block is in place."""
 
@@ -75,6 +81,9 @@ class Storage(Protocol):
 
     def data_runs(self, number: int, place: Place) -> list[PageRange]:
         """Where a memory block is not zero."""
+
+    def peeked_page(self, number: int, place: Place, page: int) -> memoryview | None:
+        """One page of a memory block, proved, where it can be had sooner than all of them; else None."""
 
     def expanded(self, number: int, place: Place) -> Expanded:
         """The pages of a memory block, proved; it tells for how long they can be looked at."""
@@ -117,9 +126,8 @@ class Engine:
         self._guests: dict[int, Side] = dict(enumerate(guests))
         self._log = log
         self._late: list[tuple[int, Event]] = []  # read while something was filled
-        self._opened: dict[
-            int, Expanded
-        ] = {}  # memory blocks of which one page was brought, and no other yet
+        # Memory blocks of which one page was brought, and no other yet; None: nothing else of it was read.
+        self._opened: dict[int, Expanded | None] = {}
         self._counted = (0, 0)
 
     def wake_all(self) -> None:
@@ -196,13 +204,21 @@ class Engine:
         """Bring a page of a memory block, and wake; the kind, and when the vCPU could go on."""
         reads = self.storage.reads
         number = page // self.storage.block_pages
-        expanded = self._opened.get(number)
-        if expanded is None or not expanded.is_good:
-            expanded = self._opened[number] = self.storage.expanded(number, place)
-        content = self._page_of(expanded, page)
+        is_second = number in self._opened
+        expanded = self._opened.pop(number, None)
+        content = None if is_second else self.storage.peeked_page(number, place, page)
+        if content is None:
+            if expanded is None or not expanded.is_good:
+                expanded = self.storage.expanded(number, place)
+            if is_second:
+                # The guest seems to walk on: the others come first, and it need not wait again.
+                self.install_pieces(expanded, Origin.NEIGHBOUR, but=page)
+            content = self._page_of(expanded, page)
+        if not is_second:
+            self._opened[number] = expanded
         done_ns = self._answer_with(vcpu, side, page, content)
         if len(self._opened) > _MOST_OPENED:
-            self.finish_block()
+            del self._opened[next(iter(self._opened))]  # it comes with its storage block
         if place.storage_block not in self.follow:
             self.follow.append(place.storage_block)
         if content is None:
@@ -210,12 +226,13 @@ class Engine:
         return FaultKind.READ if self.storage.reads > reads else FaultKind.HELD, done_ns
 
     def finish_block(self) -> bool:
-        """Bring the other pages of a memory block that was decompressed for a fault; False where there is none."""
+        """Bring the other pages of the latest memory block of which a fault brought one; False where there is none."""
         if not self._opened:
             return False
         number, expanded = self._opened.popitem()
-        place = None if expanded.is_good else self.storage.place_of(number)
-        if place is not None:
+        if expanded is None or not expanded.is_good:
+            place = self.storage.place_of(number)
+            assert place is not None  # or it would not have been opened
             expanded = self.storage.expanded(number, place)
         self.install_pieces(expanded, Origin.NEIGHBOUR)
         return True
@@ -236,10 +253,16 @@ class Engine:
             self.install_zeros(PageRange(page + 1, end), Origin.NEIGHBOUR)
         return FaultKind.ZERO, done_ns
 
-    def install_pieces(self, expanded: Expanded, origin: Origin) -> None:
-        """Bring what is missing of a memory block, but for zero pages (holes read as zeros) and duplicates."""
+    def install_pieces(self, expanded: Expanded, origin: Origin, but: int = -1) -> None:
+        """Bring what is missing of a memory block, but for zero pages (holes read as zeros), duplicates, and page `but`."""
         for pages, content in expanded.pieces:
-            if content is not None:
+            if content is None:
+                continue
+            if pages.start <= but < pages.end:
+                at = (but - pages.start) * PAGE_BYTES
+                self._install(PageRange(pages.start, but), content[:at], origin)
+                self._install(PageRange(but + 1, pages.end), content[at + PAGE_BYTES :], origin)
+            else:
                 self._install(pages, content, origin)
 
     def install_zeros(self, pages: PageRange, origin: Origin) -> None:
@@ -252,6 +275,8 @@ class Engine:
 
     def _install(self, pages: PageRange, content: memoryview | None, origin: Origin) -> None:
         """Claim, fill, settle, through the filler."""
+        if pages.start == pages.end:
+            return
         state = State.ZERO if content is None else State.PRESENT
         for run in self.residency.claim(pages):
             low, high = ((page - pages.start) * PAGE_BYTES for page in run)

@@ -10,6 +10,7 @@ checkpoint is damaged or cannot be read, it says ("failed") and ends the vCPUs: 
 """
 
 import gc
+import os
 import select
 import signal
 import time
@@ -101,6 +102,10 @@ class KernelTrapped(NamedTuple):
 
 
 _KEPT: list[object] = []
+_EXPECT_NS = 20_000
+"""How long after a fault only the next one is looked for: it often comes at once, and would find the handler at work."""
+_MOST_HURRIED = 3
+"""Faults that are answered so without anything else being done: what else there is to do saves the guest other faults."""
 
 
 class Service(NamedTuple):
@@ -222,6 +227,8 @@ class _Loop:
         self._engine = engine
         self._background = background
         self._counters = service.shared.log.counters
+        # On one core, the vCPU runs only when the handler does something that waits.
+        self._expect_ns = _EXPECT_NS if len(os.sched_getaffinity(0)) > 1 else 0
         self._poll = select.poll()
         self._poll.register(self._link.fileno(), select.POLLIN)
         self._vcpu_of: Mapping[int, int] = {fd: vcpu for vcpu, fd in enumerate(guests.fds)}
@@ -230,7 +237,7 @@ class _Loop:
 
     def run(self) -> None:
         """Until told to end, or until the supervisor is gone."""
-        is_busy = True
+        is_busy, hurried, calm_ns = True, 0, 0
         for known in self._vcpu_of.values():
             self._engine.poll(known)  # a predecessor may have heard what no descriptor tells again
         while True:
@@ -252,9 +259,16 @@ class _Loop:
                 if events & select.POLLIN:
                     self._engine.poll(vcpu)
                     is_busy = not self._background.finished
+                    hurried += 1
+                    calm_ns = time.monotonic_ns() + self._expect_ns
                 if events & ~select.POLLIN:
                     self._poll.unregister(fd)  # the vCPU has ended
-            if not ready and is_busy and not self._background.step():
+            if ready or not is_busy:
+                continue
+            if hurried < _MOST_HURRIED and time.monotonic_ns() < calm_ns:
+                continue
+            calm_ns = hurried = 0
+            if not self._background.step():
                 is_busy = False
                 if self._background.finished:
                     self._tell_resident()

@@ -5,8 +5,12 @@
 What comes out lies in the pool's buffer (raw blocks) or in one of a few rooms that are used in turn (compressed ones): no
 byte is copied before the kernel copies it into the guest. So it is good for a moment, and `Expanded.is_good` tells.
 
-Every byte is proved: by the storage block's checksums, and what was decompressed by the hash of each page as well. Of a
-raw block, the checksum was made of the very bytes that the pages are.
+For a page that a vCPU waits for, of a storage block that is not in the pool but that the kernel has in memory, only the
+directory and one memory block are read (a *peek*): reading and proving 1 MiB takes ten times as long. The storage block
+follows when nobody waits. A disk would have to be asked twice, so it never is.
+
+Every byte is proved: by the storage block's checksums, and what was decompressed or peeked at by the hash of each page. Of a
+raw block in the pool, the checksum was made of the very bytes that the pages are.
 
 A read that fails is tried again, for a disk may have a bad moment; so is, once, a block that does not prove itself. What
 fails for good says which storage block it was and which pages are lost with it. Called by `engine` and `background`.
@@ -18,10 +22,11 @@ from typing import NamedTuple, Self
 from vmckpt.checkpoint.block import MemoryBlock, StorageBlock
 from vmckpt.checkpoint.codec import RAW
 from vmckpt.checkpoint.directory import Directory, skim_head
-from vmckpt.checkpoint.file import CheckpointFile
-from vmckpt.checkpoint.format import DUPLICATE, PATTERN, STORED, ZERO
+from vmckpt.checkpoint.file import CheckpointFile, StorageEntry
+from vmckpt.checkpoint.format import DUPLICATE, PATTERN, STORAGE_HEADER, STORED, ZERO
 from vmckpt.checkpoint.reader import Checkpoint, Place
 from vmckpt.errors import CorruptionError, IoError, VmckptError
+from vmckpt.hashing import page_hash
 from vmckpt.pages import PAGE_BYTES, PageRange
 from vmckpt.restoring.cache import Buffers, Lease, Pool
 from vmckpt.restoring.touched import merged
@@ -31,9 +36,12 @@ __all__ = ["Expanded", "Piece", "Store"]
 POOL_BYTES = 128 << 20
 _POOL_BLOCKS = 16  # at least so many of the largest there can be
 _MOST_SPENT = 8  # what near duplicates refer to; fewer stay in the processor's cache
+_PIECE_BYTES = 256 << 10  # of a storage block, read at once while a vCPU may fault; some 40 µs
+_MOST_PEEKED = 64
 _ROOMS = 20  # for decompressed memory blocks; `engine` keeps some of them in mind
 _PAUSES_S = (0.01, 0.1)  # before a failed read is tried again
 _WORD_BYTES = 8
+_HEAD_BYTES = 1 << 14  # header and directory of most storage blocks
 _BUFFER_UNIT = 4096
 _MOST_NAMED = 4  # runs of pages in a message
 _NOTHING = memoryview(b"")
@@ -75,12 +83,22 @@ class Expanded(NamedTuple):
         return self.lease is None or self.lease.holds
 
 
+class _Reading(NamedTuple):
+    """A storage block of which a part is in its buffer."""
+
+    number: int
+    buffer: int
+    data: memoryview
+    done_bytes: int
+
+
 class Store(Checkpoint):
     """An open checkpoint with a pool of storage blocks. For one process, and one thread of it.
 
     Attributes:
-        reads: storage blocks read so far.
+        reads: storage blocks read so far; a peek is none.
         read_bytes: what these reads brought.
+        peeks: look into the kernel's memory first. Not where reads are another's doing (a simulated disk's).
     """
 
     _unpack_head = staticmethod(skim_head)
@@ -93,6 +111,7 @@ class Store(Checkpoint):
         self._buffer_bytes = (
             size_bytes  # of a directory that makes it longer, there is no buffer for the block
         )
+        self.peeks = type(self).read_into is CheckpointFile.read_into
         self._forget()
 
     def _forget(self) -> None:
@@ -100,6 +119,9 @@ class Store(Checkpoint):
         self._pool: Pool[_Held] = Pool(count * self._buffer_bytes, _MOST_SPENT)
         self._buffers = Buffers(self._buffer_bytes, count)
         self._rooms = Buffers(self.header.memory_block_bytes, _ROOMS)
+        self._peek_rooms = Buffers(self.header.memory_block_bytes, _ROOMS)
+        self._peeked: dict[int, None] = {}
+        self._reading: _Reading | None = None
         self._latest: tuple[Place, memoryview, Lease | None] | None = None
         self.reads = 0
         self.read_bytes = 0
@@ -131,6 +153,55 @@ class Store(Checkpoint):
     def holds(self, number: int) -> bool:
         """Whether a storage block is at hand without a read."""
         return number in self._pool
+
+    def is_near(self, number: int) -> bool:
+        """Whether a storage block is at hand, or the kernel had it in memory a moment ago."""
+        return number in self._pool or number in self._peeked
+
+    def load(self, number: int) -> bool:
+        """Read a piece of a storage block that the kernel has in memory, or all of another one; True: it is at hand.
+
+        Raises:
+            CorruptionError, IoError: it cannot be had; the message names it.
+        """
+        if number in self._pool:
+            return True
+        reading = self._begun(number)
+        if reading is None:
+            self.memory_blocks(number)
+            return True
+        end = min(reading.done_bytes + _PIECE_BYTES, len(reading.data))
+        entry = self.storage_entry(number)
+        if reading.done_bytes == len(reading.data):
+            self._reading = None
+            try:
+                self._keep(number, self._held_of(number, reading.buffer, reading.data, entry))
+            except CorruptionError:
+                self.memory_blocks(number)  # once more, and says so properly
+            return True
+        if not self.read_cached(reading.data[reading.done_bytes : end], entry.offset + reading.done_bytes):
+            self._abandon()
+            self.memory_blocks(number)
+            return True
+        self._reading = reading._replace(done_bytes=end)
+        return False
+
+    def _begun(self, number: int) -> _Reading | None:
+        """The reading of a storage block in pieces; None where that cannot be."""
+        if self._reading is not None and self._reading.number == number:
+            return self._reading
+        self._abandon()
+        if not self.peeks or (size_bytes := self.storage_entry(number).size_bytes) > self._buffer_bytes:
+            return None
+        self._make_room()
+        buffer, view = self._buffers.take()
+        self._reading = _Reading(number, buffer, view[:size_bytes], 0)
+        return self._reading
+
+    def _abandon(self) -> None:
+        if self._reading is not None:
+            self._buffers.give(self._reading.buffer)
+            self._reading = None
 
     def spend(self, number: int) -> None:
         """Every page of a storage block is in place."""
@@ -174,11 +245,88 @@ class Store(Checkpoint):
             CorruptionError, IoError: they cannot be had; the message names storage block and pages.
         """
         try:
-            block = self._block_at(number, place, self._held(place.storage_block))
-            plain, lease = self._plain_of(place, block)
+            peeked = None if place.storage_block in self._pool else self._peek(number, place)
+            if peeked is not None:
+                block, plain, lease = peeked
+            else:
+                block = self._block_at(number, place, self._held(place.storage_block))
+                plain, lease = self._plain_of(place, block)
         except (CorruptionError, IoError) as error:
             raise _naming(error, self._range(number), place.storage_block) from error
         return _expand(block, self._range(number), plain, lease)
+
+    def peeked_page(self, number: int, place: Place, page: int) -> memoryview | None:
+        """One page of memory block `number`, proved, where it can be had without the others; else None."""
+        if not self.peeks or place.storage_block in self._pool:
+            return None
+        try:
+            block = self._peeked_block(number, place)
+            at = page - number * self.block_pages
+            if block is None or block.codec != RAW or block.kinds[at] != STORED:
+                return None
+            stored = block.kinds.count(STORED, 0, at)
+            room = self._peek_rooms.rotate()[1][:PAGE_BYTES]
+            if not self.read_cached(room, self._payload_offset(place, block) + stored * PAGE_BYTES):
+                return None
+        except CorruptionError:
+            return None  # the whole storage block is read, and says what is wrong
+        proof = int.from_bytes(block.hashes[stored * 8 : stored * 8 + 8], "little")
+        return room if page_hash(room) == proof else None
+
+    def _peeked_block(self, number: int, place: Place) -> MemoryBlock | None:
+        """The directory's record of a memory block, where the kernel has it in memory."""
+        head = self._peeked_head(place.storage_block)
+        if head is None or place.slot >= len(head.memory_blocks):
+            return None
+        block = head.memory_blocks[place.slot]
+        if block.number != number or block.stored_bytes > self._peek_rooms.size_bytes:
+            return None
+        self._note_peek(place.storage_block)
+        return block
+
+    def _payload_offset(self, place: Place, block: MemoryBlock) -> int:
+        """Where a memory block's compressed pages lie in the file."""
+        head = self._heads[place.storage_block]
+        return self.storage_entry(place.storage_block).offset + head.head_bytes + block.payload_offset
+
+    def _peek(self, number: int, place: Place) -> tuple[MemoryBlock, memoryview, Lease | None] | None:
+        """A memory block whose storage block the kernel has in memory, proved by its pages' hashes; None: it has not."""
+        if not self.peeks:
+            return None
+        try:
+            block = self._peeked_block(number, place)
+            if block is None:
+                return None
+            if not block.stored_bytes:
+                return block, _NOTHING, None
+            lease, room = self._peek_rooms.rotate()
+            payload = room[: block.stored_bytes]
+            if not self.read_cached(payload, self._payload_offset(place, block)):
+                return None
+            if block.codec != RAW:
+                lease, room = self._rooms.rotate()
+            at_start = block._replace(payload_offset=0)
+            return block, at_start.stored_pages(payload, room), lease
+        except CorruptionError:
+            return None  # the whole storage block is read, and says what is wrong
+
+    def _peeked_head(self, number: int) -> StorageBlock | None:
+        if number in self._heads:
+            return self._heads[number]
+        entry = self.storage_entry(number)
+        room = self._peek_rooms.rotate()[1][: min(entry.size_bytes, _HEAD_BYTES)]
+        if not self.read_cached(room, entry.offset):
+            return None
+        if STORAGE_HEADER.size + int.from_bytes(room[16:20], "little") > len(room):
+            return None
+        head = self._proved(number, room, entry)
+        self._keep_head(number, head)
+        return head
+
+    def _note_peek(self, number: int) -> None:
+        self._peeked[number] = None
+        if len(self._peeked) > _MOST_PEEKED:
+            del self._peeked[next(iter(self._peeked))]
 
     def stored(self, place: Place) -> tuple[MemoryBlock, memoryview]:
         """A memory block and its stored pages side by side, whether or not they are still those of memory.
@@ -262,13 +410,20 @@ class Store(Checkpoint):
         """A storage block, out of the pool or into it."""
         held = self._pool.get(number)
         if held is None:
-            for gone in self._pool.make_room(self._buffer_bytes):
-                if gone.buffer >= 0:
-                    self._buffers.give(gone.buffer)
+            self._abandon()
+            self._make_room()
             held = self._persistently(number)
-            size_bytes = max(self._buffer_bytes, held.storage.size_bytes)
-            self._pool.put(number, held, size_bytes)
+            self._keep(number, held)
         return held
+
+    def _keep(self, number: int, held: _Held) -> None:
+        self._peeked.pop(number, None)
+        self._pool.put(number, held, max(self._buffer_bytes, held.storage.size_bytes))
+
+    def _make_room(self) -> None:
+        for gone in self._pool.make_room(self._buffer_bytes):
+            if gone.buffer >= 0:
+                self._buffers.give(gone.buffer)
 
     def _persistently(self, number: int) -> _Held:
         is_damaged = False
@@ -286,20 +441,33 @@ class Store(Checkpoint):
     def _load(self, number: int) -> _Held:
         """Read a storage block into the first available buffer, and prove it."""
         entry = self.storage_entry(number)
-        self.reads += 1
-        self.read_bytes += entry.size_bytes
         if entry.size_bytes > self._buffer_bytes:
+            self._count(entry)
             storage, payload = self.storage_block(number)
             return _Held(storage, payload, -1, None)
         buffer, view = self._buffers.take()
+        data = view[: entry.size_bytes]
         try:
-            data = view[: entry.size_bytes]
             self.read_into(data, entry.offset)
+        except BaseException:
+            self._count(entry)
+            self._buffers.give(buffer)
+            raise
+        return self._held_of(number, buffer, data, entry)
+
+    def _held_of(self, number: int, buffer: int, data: memoryview, entry: StorageEntry) -> _Held:
+        """A storage block that was read into a buffer, proved; else the buffer is available again."""
+        self._count(entry)
+        try:
             storage, payload = self.proved(number, data, entry)
         except BaseException:
             self._buffers.give(buffer)
             raise
         return _Held(storage, payload, buffer, self._buffers.lease(buffer))
+
+    def _count(self, entry: StorageEntry) -> None:
+        self.reads += 1
+        self.read_bytes += entry.size_bytes
 
 
 def _naming(error: VmckptError, pages: PageRange, number: int) -> VmckptError:
