@@ -81,7 +81,7 @@ class Background:
         self._crew = crew
         self._pending = pending or Pending.new()
         self._walking: list[Iterator[None]] = [self._far(), self._walk()]
-        self._stack: list[Iterator[None]] = [self._prefetch_rest(rest), self._finish_claims()]
+        self._stack: list[Iterator[None]] = [self._prefetch_rest(rest), self.finish_claims()]
         self._under_way: set[int] = set()
         self.finished = False
 
@@ -105,10 +105,17 @@ class Background:
         self.finished = not self._walking
         return False
 
-    def prefetch(self, trips: Sequence[Trip]) -> Iterator[None]:
+    def do(self, steps: Iterator[None]) -> None:
+        """Do all of a work, without a look at anything else."""
+        for _ in steps:
+            self._engine.count()
+
+    def prefetch(self, trips: Iterable[Trip]) -> Iterator[None]:
         """Bring pages that were active; a piece of work for each memory block."""
         far: list[tuple[int, MemoryBlock, int]] = []
         for trip in trips:
+            if len(trip.wanted) > 1 and trip.storage_block >= 0 and self._is_missing(trip):
+                self._storage.memory_blocks(trip.storage_block)  # in one read
             for place, pages in trip.wanted:
                 if place is None:
                     for run in runs_of(pages):
@@ -120,6 +127,9 @@ class Background:
         for page, block, index in far:
             self._bring_duplicate(page, block, index, Origin.PREFETCH)
             yield
+
+    def _is_missing(self, trip: Trip) -> bool:
+        return any(self._residency.state(page) == State.MISSING for _, pages in trip.wanted for page in pages)
 
     def _prefetch_rest(self, rest: Callable[[], Sequence[Trip]]) -> Iterator[None]:
         yield from self.prefetch(rest())
@@ -144,10 +154,11 @@ class Background:
         if self._crew is not None:
             yield from self.bring_stretches(self._crew.begin(self._stretches_left()))
             self._crew.end()
-            yield from self._finish_claims()  # what its members have taken and not finished is left to do
+            yield from self.finish_claims()  # what its members have taken and not finished is left to do
         yield from self.bring_stretches(self._stretches_left())
 
-    def _finish_claims(self) -> Iterator[None]:
+    def finish_claims(self) -> Iterator[None]:
+        """Bring what somebody has claimed who is not there any more; called where nobody else is at work."""
         for run in self._residency.claimed():
             for page in range(*run):
                 self._engine.finish_claim(page)

@@ -1,10 +1,11 @@
-"""Processes that help the handler with the background: each takes storage blocks from one queue, and brings them.
+"""Processes that help the handler: each takes numbers of pieces of work from one queue, and does them.
 
-    handler ── fork ──▶ vmckpt-worker (nice 19) ── next number ──▶ bring ──▶ next number ... none left: end
-       └─ next number ─▶ (between faults) bring ...                    all numbers taken: the helpers are ended, and what
-                                                                       they had not finished is brought by the handler
+    handler ── fork ──▶ vmckpt-worker ── next number ──▶ bring ──▶ next number ... none left: end
+       └─ next number ─▶ (between faults) bring ...                    all numbers taken: the helpers are ended, or waited
+                                                                       for, and what they have not finished is brought by
+                                                                       the handler
 
-The queue is a file of numbers that all have inherited open: reading moves the one position that they share, so no number
+They help with the prefetch, which vCPUs wait for, and with the background, at nice 19. The queue is a file of numbers that all have inherited open: reading moves the one position that they share, so no number
 is taken twice. Helpers and handler may still bring a page at the same time, when a vCPU waits for it: the kernel lets
 one of them. A number taken by a helper that died shows in `progress`. Used by `handler`, where the kernel does the
 arbitration (userfaultfd).
@@ -21,11 +22,12 @@ from typing import NoReturn
 from vmckpt.kernel.memory import create_memfd
 from vmckpt.kernel.process import die_with_parent, name_process
 
-__all__ = ["MOST_HELPERS", "Helpers", "helper_count"]
+__all__ = ["BACKGROUND", "MOST_HELPERS", "Helpers", "helper_count"]
 
 _NUMBER_BYTES = 4
 MOST_HELPERS = 3
-_NICENESS = 19
+BACKGROUND = 19
+"""The niceness of who works while the machine runs."""
 
 
 def helper_count(pieces: int) -> int:
@@ -37,8 +39,9 @@ def helper_count(pieces: int) -> int:
 class Helpers:
     """The helpers of one handler, and their queue. Used by the handler's thread."""
 
-    def __init__(self, numbers: Sequence[int]) -> None:
-        """Make the queue: these storage blocks, in this order."""
+    def __init__(self, numbers: Sequence[int], *, niceness: int = 0) -> None:
+        """Make the queue: these numbers, in this order."""
+        self._niceness = niceness
         body = array("I", numbers).tobytes()
         self._fd = create_memfd("vmckpt-queue", len(body))
         os.pwrite(self._fd, body, 0)
@@ -65,11 +68,18 @@ class Helpers:
             die_with_parent(parent_pid)
             name_process("vmckpt-worker")
             with contextlib.suppress(OSError):
-                os.nice(_NICENESS)
+                os.nice(self._niceness)
             work(index, self.numbers())
             code = 0
         finally:
             os._exit(code)
+
+    def wait(self) -> bool:
+        """Wait until the helpers have ended by themselves; whether all of them have done what they had taken."""
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self._pids]
+        self._pids.clear()
+        self.end()
+        return not any(codes)
 
     def end(self) -> None:
         """End the helpers, wherever they are, and let go of the queue."""

@@ -15,6 +15,7 @@ import select
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from vmckpt.errors import VmckptError, WorkerError
@@ -24,7 +25,7 @@ from vmckpt.kernel.uffdio import Mode
 from vmckpt.kernel.userfaultfd import Userfaultfd
 from vmckpt.machine.link import Link, Message
 from vmckpt.restoring.background import Background
-from vmckpt.restoring.crew import Helpers, helper_count
+from vmckpt.restoring.crew import BACKGROUND, Helpers, helper_count
 from vmckpt.restoring.engine import Engine, Side
 from vmckpt.restoring.log import Counter
 from vmckpt.restoring.pending import Pending
@@ -181,12 +182,42 @@ def _serve(service: Service) -> None:
     background = Background(engine, shared.progress, rest, crew, walks=walks, pending=pending)
     if not counters[Counter.PREFETCHED]:
         start_ns = time.monotonic_ns()
-        for _ in background.prefetch(trips_of(plan().first, store.block_pages, store.place_of)):
-            engine.count()
+        _prefetch(service, background, trips_of(plan().first, store.block_pages, store.place_of))
         counters[Counter.PREFETCH_NS] += time.monotonic_ns() - start_ns
         counters[Counter.PREFETCHED] = 1
     service.link.send(Message("prefetched", 0, {}))
     _Loop(service, guests, engine, background).run()
+
+
+def _prefetch(service: Service, background: Background, trips: Sequence[Trip]) -> None:
+    """Bring what is wanted before the vCPUs run, with as many processes as there are cores."""
+    count = helper_count(len(trips)) if service.wanted.helpers else 0
+    if count:
+        helpers = Helpers(range(len(trips)))
+        helpers.start(count, partial(_help_prefetch, service, trips))
+        background.do(background.prefetch(trips[each] for each in helpers.numbers()))
+        if helpers.wait():
+            return
+        background.do(background.finish_claims())
+    background.do(background.prefetch(trips))
+
+
+def _help_prefetch(service: Service, trips: Sequence[Trip], index: int, numbers: Iterator[int]) -> None:
+    background = _helping(service, index)
+    background.do(background.prefetch(trips[each] for each in numbers))
+
+
+def _help_walk(service: Service, index: int, stretches: Iterator[int]) -> None:
+    background = _helping(service, index)
+    background.do(background.bring_stretches(stretches))
+
+
+def _helping(service: Service, index: int) -> Background:
+    """What a helper's process works with."""
+    shared = service.shared
+    filler = service.trapped.open().filler
+    engine = Engine(service.store.apart(), shared.residency, filler, (), shared.log_of(index))
+    return Background(engine, shared.progress, pending=Pending(shared.pending_fd))
 
 
 class _Helped:
@@ -200,18 +231,9 @@ class _Helped:
         count = helper_count(len(stretches))
         if not count:
             return iter(stretches)
-        self._helpers = Helpers(stretches)
-        self._helpers.start(count, self._help)
+        self._helpers = Helpers(stretches, niceness=BACKGROUND)
+        self._helpers.start(count, partial(_help_walk, self._service))
         return self._helpers.numbers()
-
-    def _help(self, index: int, numbers: Iterator[int]) -> None:
-        shared = self._service.shared
-        log = shared.log_of(index)
-        filler = self._service.trapped.open().filler
-        engine = Engine(self._service.store.apart(), shared.residency, filler, (), log)
-        background = Background(engine, shared.progress, pending=Pending(shared.pending_fd))
-        for _ in background.bring_stretches(numbers):
-            engine.count()
 
     def end(self) -> None:
         if self._helpers is not None:
