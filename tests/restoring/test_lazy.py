@@ -111,15 +111,17 @@ def test_what_was_active_at_the_save_is_there_before_it_runs(tmp_path: Path) -> 
     assert set(report.ttr_s.values()) == {report.time_to_run_s}
 
 
-def test_page_tables_tell_which_pages_were_used(tmp_path: Path) -> None:
-    need_userfaultfd()
-    if probe().lacks(TELLING):
-        pytest.skip("page tables do not tell what was touched")
+@pytest.mark.parametrize("mechanism", ["userfaultfd", "software"])
+def test_a_restore_knows_exactly_which_pages_were_used(mechanism: str, tmp_path: Path) -> None:
+    if mechanism == "userfaultfd":
+        need_userfaultfd()
+        if probe().lacks(TELLING):
+            pytest.skip("page tables do not tell what was touched")
     memory = mixed_memory(512, 3)
     path = checkpoint(
         tmp_path / "guest.vmckpt", memory, active=range(512), state=state_json(512, "sequential")
     )
-    with LazyRestore.open(path) as restore:
+    with LazyRestore.open(path, mechanism=mechanism) as restore:
         restore.run(until_ops=64 * 100)  # a touch for each cache line
         report = restore.finish()
         order = json.loads(restore.touched_order())

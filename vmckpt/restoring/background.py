@@ -77,6 +77,7 @@ class Background:
         self._engine = engine
         self._storage = engine.storage
         self._residency = engine.residency
+        self._block_pages = self._storage.block_pages
         self._progress = progress
         self._crew = crew
         self._pending = pending or Pending.new()
@@ -140,7 +141,7 @@ class Background:
         wanted = [page for page in pages if residency.state(page) == State.MISSING]
         if not wanted:
             return []
-        expanded = self._storage.expanded(wanted[0] // self._storage.block_pages, place)
+        expanded = self._storage.expanded(wanted[0] // self._block_pages, place)
         self._engine.install_pieces(expanded, Origin.NEIGHBOUR)
         duplicates = dict(expanded.duplicates)
         for page in wanted:
@@ -240,9 +241,8 @@ class Background:
 
     def _is_wanted(self, block: int, place: Place) -> bool:
         """Whether a page of a memory block that is not zero is missing."""
-        first = block * self._storage.block_pages
-        end = min(first + self._storage.block_pages, self._storage.page_count)
-        if not any(bytes(self._residency.cells[first:end])):
+        first = block * self._block_pages
+        if not any(self._residency.cells[first : first + self._block_pages]):
             return True  # as a rule; should all be zero, little is lost
         return any(map(self._residency.has_missing, self._storage.data_runs(block, place)))
 
@@ -279,7 +279,7 @@ class Background:
 
     def _far(self) -> Iterator[None]:
         """Bring the duplicates that are still missing, a batch of memory blocks at a time."""
-        block_pages = self._storage.block_pages
+        block_pages = self._block_pages
         missing = (page for page in self._pending.pages() if self._residency.state(page) == State.MISSING)
         groups = [
             (number, set(pages)) for number, pages in groupby(missing, lambda page: page // block_pages)

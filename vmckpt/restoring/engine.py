@@ -122,6 +122,7 @@ class Engine:
         self.storage = storage
         self.residency = residency
         self.follow: deque[int] = deque(maxlen=_MOST_FOLLOWED)
+        self._block_pages = storage.block_pages
         self._filler = filler
         self._guests: dict[int, Side] = dict(enumerate(guests))
         self._log = log
@@ -137,10 +138,10 @@ class Engine:
 
     def finish_claim(self, page: int) -> None:
         """Bring a page that somebody had claimed who is not there any more."""
-        place = self.storage.place_of(page // self.storage.block_pages)
+        place = self.storage.place_of(page // self._block_pages)
         content = None
         if place is not None:
-            content = self._page_of(self.storage.expanded(page // self.storage.block_pages, place), page)
+            content = self._page_of(self.storage.expanded(page // self._block_pages, place), page)
         pages = PageRange(page, page + 1)
         self._fill(None, self._filler, pages, content, wake=False)
         self.residency.settle(pages, State.ZERO if content is None else State.PRESENT, Origin.BACKGROUND)
@@ -179,7 +180,7 @@ class Engine:
             self._fill(vcpu, side, PageRange(page, page + 1), None, wake=True)
             kind, done_ns = FaultKind.REMOVED, time.monotonic_ns()
         else:
-            place = self.storage.place_of(page // self.storage.block_pages)
+            place = self.storage.place_of(page // self._block_pages)
             if place is None:
                 kind, done_ns = self._bring_zero(vcpu, side, page)
             else:
@@ -203,7 +204,7 @@ class Engine:
     def _bring(self, vcpu: int, side: Side, page: int, place: Place) -> tuple[FaultKind, int]:
         """Bring a page of a memory block, and wake; the kind, and when the vCPU could go on."""
         reads = self.storage.reads
-        number = page // self.storage.block_pages
+        number = page // self._block_pages
         is_second = number in self._opened
         expanded = self._opened.pop(number, None)
         content = None if is_second else self.storage.peeked_page(number, place, page)
@@ -247,7 +248,7 @@ class Engine:
     def _bring_zero(self, vcpu: int, side: Side, page: int) -> tuple[FaultKind, int]:
         """Bring a zero page, and the next ones where the guest seems to walk through them."""
         done_ns = self._answer_with(vcpu, side, page, None)
-        block_end = (page // self.storage.block_pages + 1) * self.storage.block_pages
+        block_end = (page // self._block_pages + 1) * self._block_pages
         end = min(page + _ZERO_AHEAD_PAGES, block_end, self.storage.page_count)
         if page and self.residency.state(page - 1) == State.ZERO and end > page + 1:
             self.install_zeros(PageRange(page + 1, end), Origin.NEIGHBOUR)
@@ -279,8 +280,10 @@ class Engine:
             return
         state = State.ZERO if content is None else State.PRESENT
         for run in self.residency.claim(pages):
-            low, high = ((page - pages.start) * PAGE_BYTES for page in run)
-            part = None if content is None else content[low:high]
+            part = content
+            if content is not None and run != pages:
+                start, end = run
+                part = content[(start - pages.start) * PAGE_BYTES : (end - pages.start) * PAGE_BYTES]
             self._fill(None, self._filler, run, part, wake=False)
             self.residency.settle(run, state, origin)
 
@@ -297,7 +300,8 @@ class Engine:
         self, vcpu: int | None, side: Side, pages: PageRange, content: memoryview | None, *, wake: bool
     ) -> None:
         """Fill a run through one mapping. A page that is there already keeps what it has."""
-        address, length = side.address + pages.start * PAGE_BYTES, pages.pages * PAGE_BYTES
+        start, end = pages
+        address, length = side.address + start * PAGE_BYTES, (end - start) * PAGE_BYTES
         deadline_s = 0.0
         done = 0
         while done < length:

@@ -34,7 +34,7 @@ from vmckpt.restoring.record import ordered, packed_order, touched_order
 from vmckpt.restoring.shared import Shared
 from vmckpt.restoring.software import SoftTrapped, Watch
 from vmckpt.restoring.store import Store
-from vmckpt.restoring.touched import merged, touched_by
+from vmckpt.restoring.touched import merged, noted_in, touched_by
 from vmckpt.restoring.trap import MISSING, Traps
 
 __all__ = ["LazyRestore"]
@@ -286,7 +286,9 @@ class LazyRestore:
 
     def _note_touched(self) -> None:
         """Look which pages the vCPUs have touched; once, while their page tables still tell."""
-        if self._touched is None:
+        if self._touched is None and self.mechanism == "software":
+            self._touched = noted_in(self.shared.touched)
+        elif self._touched is None:
             size_bytes = self.machine.ram.memory_bytes
             try:
                 runs = [touched_by(pidfd.pid, address, size_bytes) for pidfd, address in self._vcpus]

@@ -61,6 +61,7 @@ ORIGIN_SHIFT = 4
 _HERE = State.PRESENT
 _VALUES = 1 << 8
 _CHUNK = 1 << 20
+_CLAIMED = bytes([State.CLAIMED])
 
 
 class Census(NamedTuple):
@@ -105,7 +106,7 @@ class Residency:
         start, end = pages
         found = bytes(self.cells[start:end])
         if not any(found):  # as a rule
-            self.cells[start:end] = bytes([State.CLAIMED]) * (end - start)
+            self.cells[start:end] = _CLAIMED * (end - start)
             return [pages]
         runs = list(_runs_of(State.MISSING, found, start))
         for low, high in runs:
@@ -118,12 +119,12 @@ class Residency:
         Raises:
             ValueError: they are said to be in another state than PRESENT or ZERO.
         """
-        if state not in {State.PRESENT, State.ZERO}:
+        if state is not State.PRESENT and state is not State.ZERO:
             raise ValueError(f"a page cannot settle as {state!r}")
         start, end = pages
         length = end - start
         found, settled = bytes(self.cells[start:end]), bytes([state | origin << ORIGIN_SHIFT])
-        if found == bytes([State.CLAIMED]) * length:  # as a rule
+        if found == _CLAIMED * length:  # as a rule
             self.cells[start:end] = settled * length
             return
         for page, cell in enumerate(found, start):

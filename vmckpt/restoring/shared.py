@@ -29,6 +29,7 @@ class Shared:
         progress: a byte for each storage block, see `background`.
         log: counters and fault records.
         pending_fd: what `pending` keeps; open for as long as this object lives.
+        touched: of each page, 1 if a vCPU without userfaultfd has touched it.
         waiting: a word for each vCPU, for the mechanism without userfaultfd (`software`).
     """
 
@@ -45,9 +46,12 @@ class Shared:
             COUNTERS * _WORD_BYTES,
             records * RECORD_BYTES,
             vcpus * _WORD_BYTES,
+            page_count,
         ]
         self._mappings = [Mapping.anonymous(size, shared=True) for size in sizes]
-        cells, self.progress, counters, kept, waiting = (mapping.view for mapping in self._mappings)
+        cells, self.progress, counters, kept, waiting, self.touched = (
+            mapping.view for mapping in self._mappings
+        )
         self.residency = Residency(cells)
         self._counters = counters.cast("Q")
         self.log = FaultLog(self._counters[:COUNTERS], kept)

@@ -3,7 +3,8 @@
     vCPU: cells[page] in place? ── yes ─▶ the operation
                     └─ no ─▶ waiting word, request: page, is it a write ──▶ handler: fill, settle, answer: page ──▶ vCPU
 
-The states are the bytes of `residency`, in memory that all processes share. A page that is not in place is touched by
+What it touches it notes (`Shared.touched`): page tables would not tell, as the kernel maps up to 15 pages around a touched
+one. The states are the bytes of `residency`, in memory that all processes share. A page that is not in place is touched by
 nobody but the handler, so it fills the file by writing to it; once it is settled, it writes it no more. A handler that
 is started again learns from the waiting words who waits.
 
@@ -45,23 +46,25 @@ Answer = tuple[Mapping[str, object], Sequence[int]]
 class SoftAccess:
     """Accesses that wait for their page; see `machine.access.Access`."""
 
-    __slots__ = ("_cells", "_limit", "_memory", "_share", "_socket", "_waiting")
+    __slots__ = ("_cells", "_limit", "_memory", "_share", "_socket", "_touched", "_waiting")
 
     def __init__(self, place: Place, shared: Shared, connection: socket.socket) -> None:
         """Ask for pages over `connection`."""
         self._memory = place.words
         self._share = place.share
         self._limit = len(place.words) - 2 * place.share.vcpus
-        self._cells = shared.residency.cells
+        self._cells: Sequence[int] = shared.residency.cells
+        self._touched = shared.touched
         self._waiting = shared.waiting
         self._socket = connection
 
     def straight(self, words: Sequence[int], draws: Sequence[int], threshold: int, register: int) -> int:
         """See `machine.access.Access`."""
-        memory, cells = self._memory, self._cells
+        memory, cells, touched = self._memory, self._cells, self._touched
         for word, draw in zip(words, draws, strict=True):
             if cells[word >> _SHIFT] & _STATE < _PRESENT:
                 self._ask(word >> _SHIFT, is_write=draw < threshold)
+            touched[word >> _SHIFT] = 1
             if draw < threshold:
                 memory[word] = register ^ draw
             else:
@@ -71,6 +74,7 @@ class SoftAccess:
     def chase(self, draws: Sequence[int], threshold: int, register: int) -> int:
         """See `machine.access.Access`."""
         memory, cells, limit = self._memory, self._cells, self._limit
+        touched = self._touched
         vcpu, vcpus, _ = self._share
         register %= limit
         register += (vcpu - register) % vcpus
@@ -79,12 +83,17 @@ class SoftAccess:
             word = register + vcpus if is_write else register
             if cells[word >> _SHIFT] & _STATE < _PRESENT:
                 self._ask(word >> _SHIFT, is_write=is_write)
+            touched[word >> _SHIFT] = 1
             if is_write:
                 memory[word] = register ^ draw
             else:
                 register = memory[word] % limit
                 register += (vcpu - register) % vcpus
         return register
+
+    def calm(self) -> None:
+        """Nothing waits any more; what is touched is noted all the same."""
+        self._cells = bytes([_PRESENT]) * len(self._cells)
 
     def _ask(self, page: int, *, is_write: bool) -> None:
         self._waiting[self._share.vcpu] = page + 1
@@ -116,8 +125,11 @@ class Watch:
     def untrap(
         self, processor: Processor, values: Mapping[str, object], descriptors: Sequence[int]
     ) -> Answer:
-        """Nothing waits any more."""
-        del values, descriptors
+        """Nothing waits any more. With `telling`, what is touched is noted to the end."""
+        del descriptors
+        if values["telling"] and isinstance(processor.access, SoftAccess):
+            processor.access.calm()
+            return {}, ()
         processor.access = PlainAccess(processor.place.words, processor.place.share)
         return {}, ()
 

@@ -111,6 +111,7 @@ class Store(Checkpoint):
         self._buffer_bytes = (
             size_bytes  # of a directory that makes it longer, there is no buffer for the block
         )
+        self._block_pages, self._page_count = self.header.block_pages, self.header.page_count
         self.peeks = type(self).read_into is CheckpointFile.read_into
         self._forget()
 
@@ -385,8 +386,8 @@ class Store(Checkpoint):
             raise _naming(error, self._range(block.number), target) from error
 
     def _range(self, number: int) -> PageRange:
-        first = number * self.block_pages
-        return PageRange(first, min(first + self.block_pages, self.page_count))
+        first = number * self._block_pages
+        return PageRange(first, min(first + self._block_pages, self._page_count))
 
     def head(self, number: int) -> StorageBlock:
         """As in `CheckpointFile`; no read where the storage block is at hand."""
