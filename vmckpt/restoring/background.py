@@ -13,7 +13,7 @@ faults in between. It is done when every stored page is in place: zero pages sta
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import Protocol
 
 from vmckpt.checkpoint.block import MemoryBlock
@@ -190,22 +190,25 @@ class Background:
         blocks = storage.memory_blocks(number)
         referring = self._referring(number)
         yield
-        has_far = False
+        far: list[Referring] = []
         for slot, block in enumerate(blocks):
             place = Place(number, slot)
             if if_held and not storage.holds(number):
                 self._under_way.discard(number)
-                return
+                return  # what was noted of it so far will be noted again
             # Where it was written again later, what counts is there; but duplicates may refer to it all the same.
             if storage.place_of(block) == place and self._is_wanted(block, place):
                 expanded = storage.expanded(block, place)
                 self._engine.install_pieces(expanded, origin)
-                has_far = self._bring_near(expanded, origin) or has_far
+                if expanded.duplicates:
+                    far += self._bring_near(expanded, origin)
                 yield
             if slot in referring:
                 self._bring_referring(place, referring[slot], origin)
                 yield
-        self._progress[number] = FAR_LEFT if has_far else DONE
+        if far:
+            self._pending.add(far)
+        self._progress[number] = FAR_LEFT if far else DONE
         storage.spend(number)
         self._under_way.discard(number)
 
@@ -223,12 +226,11 @@ class Background:
         A reference that leads to another content is left to the end, where it is an error.
         """
         block, plain = self._storage.stored(place)
-        stored = list(accumulate((kind == STORED for kind in block.kinds), initial=0))
         runs: list[list[int]] = []  # first page, its index among the stored, pages
         for page, expected, _, _, index in sorted(waiting):
             if index >= len(block.kinds) or block.kinds[index] != STORED:
                 continue
-            at = stored[index]
+            at = block.kinds.count(STORED, 0, index)
             if block.hashes[at * 8 : at * 8 + 8] != expected:
                 continue
             if runs and runs[-1][0] + runs[-1][2] == page and runs[-1][1] + runs[-1][2] == at:
@@ -246,10 +248,8 @@ class Background:
             return True  # as a rule; should all be zero, little is lost
         return any(map(self._residency.has_missing, self._storage.data_runs(block, place)))
 
-    def _bring_near(self, expanded: Expanded, origin: Origin) -> bool:
-        """Bring the duplicates of pages that are at hand; whether others are left, which are pending then."""
-        if not expanded.duplicates:
-            return False
+    def _bring_near(self, expanded: Expanded, origin: Origin) -> list[Referring]:
+        """Bring the duplicates of pages that are at hand; the others are returned."""
         block = expanded.block
         far: list[Referring] = []
         near: list[tuple[int, memoryview]] = []
@@ -267,9 +267,7 @@ class Background:
             content = b"".join([content for _, content in near[at : at + run.pages]])
             self._engine.install(run, memoryview(content), origin)
             at += run.pages
-        if far:
-            self._pending.add(far)
-        return bool(far)
+        return far
 
     def _bring_duplicate(self, page: int, block: MemoryBlock, index: int, origin: Origin) -> None:
         if self._residency.state(page) == State.MISSING:
