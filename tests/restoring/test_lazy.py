@@ -18,11 +18,13 @@ from tests.restoring.runs import Case, kill_one, make, named, restored, uninterr
 from tests.restoring.samples import checkpoint, damage, mixed_memory, state_json
 from vmckpt.errors import CorruptionError, FormatError, IoError, UsageError, WorkerError
 from vmckpt.kernel.features import probe
+from vmckpt.kernel.memory import Mapping
 from vmckpt.machine.client import ask
 from vmckpt.machine.session import Wishes
-from vmckpt.pages import PAGE_BYTES, Buffer
-from vmckpt.restoring.handler import Wanted
+from vmckpt.pages import PAGE_BYTES, Buffer, PageRange
+from vmckpt.restoring.handler import Service, Wanted, _helping
 from vmckpt.restoring.lazy import LazyRestore
+from vmckpt.restoring.prefetch import Trip
 from vmckpt.restoring.store import Store
 from vmckpt.restoring.trap import MISSING, TELLING
 
@@ -109,6 +111,30 @@ def test_what_was_active_at_the_save_is_there_before_it_runs(tmp_path: Path) -> 
     assert 0 < report.pages.prefetched_used <= 512
     assert report.precision == report.pages.prefetched_used / 512
     assert set(report.ttr_s.values()) == {report.time_to_run_s}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on one core nobody helps")
+def test_what_a_helper_leaves_undone_is_prefetched_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_userfaultfd()
+    case = Case("uniform", active="all", pages=2048, ops=5000)
+    taken = Mapping.anonymous(1, shared=True)
+
+    def dies(service: Service, trips: Sequence[Trip], index: int, numbers: Iterator[int]) -> None:
+        next(numbers)
+        helper = _helping(service, index)
+        next(helper.prefetch(trips))  # somebody else's piece, too
+        service.shared.residency.claim(PageRange(1000, 1010))
+        taken.view[0] = 1
+        os._exit(3)
+
+    monkeypatch.setattr("vmckpt.restoring.handler._help_prefetch", dies)
+    path = make(case, tmp_path)
+    report = restored(path, case)
+    assert taken.view[0] == 1
+    assert report.digest == uninterrupted(path, case.ops)
+    assert report.faults == 0
 
 
 @pytest.mark.parametrize("mechanism", ["userfaultfd", "software"])
