@@ -2,7 +2,7 @@
 
     frame, room ─▶ Decompressor ─▶ the room's first bytes
 
-Python's zstd module makes a context for each frame, and new memory for what comes out, in parts that it joins: a third of
+Python's zstd module makes a context for each frame, and new memory for what comes out, in parts that it joins: more than half of
 the time that a frame of 8 KiB takes, and a fifth of one of 128 KiB. libzstd needs neither. Its library is part of
 every Linux distribution's base system; where it cannot be loaded, `load` says so and the module does the work.
 Called by `checkpoint.codec`.
