@@ -23,11 +23,15 @@ _SPIN_S = 150e-6  # the last bit is not slept: a sleep ends up to so much too la
 
 
 class Clock:
-    """One disk's time, for all processes that have this object or a fork of it."""
+    """One disk's time, for all processes that have this object or a fork of it.
+
+    Attributes:
+        disk: whose time it is.
+    """
 
     def __init__(self, disk: Disk, path: str) -> None:
         """Keep the state in a new file at `path`, which stays until somebody removes it."""
-        self._disk = disk
+        self.disk = disk
         self._path = path
         self._pid = self._fd = -1
         try:
@@ -38,7 +42,7 @@ class Clock:
 
     def begin(self, offset: int, size_bytes: int) -> float:
         """Queue a read; when it will be done, on the scale of `time.monotonic`."""
-        if self._disk.is_real:
+        if self.disk.is_real:
             return 0.0
         fd = self._descriptor()
         os.lockf(fd, os.F_LOCK, 0)  # guards the file's bytes; a process that dies lets go of it
@@ -47,7 +51,7 @@ class Clock:
             if not in_force:
                 return 0.0
             queue = Queue(free_at_s, None if head < 0 else head)
-            queue = served(self._disk, queue, time.monotonic(), offset, size_bytes)
+            queue = served(self.disk, queue, time.monotonic(), offset, size_bytes)
             os.pwrite(fd, _STATE.pack(queue.free_at_s, queue.head, True), 0)
         finally:
             os.lockf(fd, os.F_ULOCK, 0)
@@ -91,6 +95,7 @@ class PacedStore(Store):
         """As `Store`."""
         self._clock = clock
         super().__init__(fd, name)
+        self.peeks = clock.disk.is_real  # a simulated disk knows nothing of what the kernel has in memory
 
     @classmethod
     def on(cls, path: str, clock: Clock) -> Self:

@@ -112,7 +112,7 @@ class Store(Checkpoint):
             size_bytes  # of a directory that makes it longer, there is no buffer for the block
         )
         self._block_pages, self._page_count = self.header.block_pages, self.header.page_count
-        self.peeks = type(self).read_into is CheckpointFile.read_into
+        self.peeks = True
         self._forget()
 
     def _forget(self) -> None:
