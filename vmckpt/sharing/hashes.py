@@ -5,6 +5,7 @@ once, on all cores. Out: `PageHashes`, twelve bytes for each page that is not ze
 Called by `api`, and by whoever hashes for a fleet.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,11 @@ import numpy.typing as npt
 from vmckpt.checkpoint.reader import Checkpoint
 from vmckpt.hashing import ZERO_PAGE_HASH
 from vmckpt.layout import Layout
-from vmckpt.pages import PAGE_BYTES, Source
+from vmckpt.pages import PAGE_BYTES, PageRange, Source
 from vmckpt.reports import Progress
 from vmckpt.sources.hashes import hash_pages
 
-__all__ = ["Hashes", "PageHashes", "PageNumbers", "hashes_of"]
+__all__ = ["Hashes", "PageHashes", "PageNumbers", "active_of", "hash_batches", "hashes_of", "number_type"]
 
 Hashes = npt.NDArray[np.uint64]
 """XXH3-64 (seed 0) of pages."""
@@ -62,14 +63,10 @@ def hashes_of(source: Source, *, jobs: int, progress: Progress | None = None) ->
         IoError, CorruptionError: as reading the source says.
         WorkerError: a worker was killed.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else None
-    batches = hash_pages(source, jobs=jobs) if checkpoint is None else checkpoint.kept_hashes()
-    number: type[np.uint32 | np.int64] = (
-        np.uint32 if source.layout.page_count <= _SMALL_PAGE_NUMBERS else np.int64
-    )
+    number = number_type(source.layout)
     pages: list[PageNumbers] = []
     hashes: list[Hashes] = []
-    for batch, packed in batches:
+    for batch, packed in hash_batches(source, jobs=jobs):
         found = np.frombuffer(packed, "<u8")
         data = np.flatnonzero(found != ZERO_PAGE_HASH)
         hashes.append(found[data])  # a copy: the batch's memory is used again
@@ -82,11 +79,26 @@ def hashes_of(source: Source, *, jobs: int, progress: Progress | None = None) ->
         source.layout,
         np.concatenate(pages) if pages else np.empty(0, number),
         np.concatenate(hashes).astype(np.uint64, copy=False) if hashes else np.empty(0, np.uint64),
-        None if checkpoint is None else _active_of(checkpoint),
+        active_of(source),
     )
 
 
-def _active_of(checkpoint: Checkpoint) -> npt.NDArray[np.int64] | None:
-    """Its active pages; None where it has none, for then nobody looked (a machine that touches nothing is no use)."""
-    active = checkpoint.active_pages()
+def hash_batches(source: Source, *, jobs: int) -> Iterator[tuple[PageRange, memoryview | bytes]]:
+    """Page ranges in order with their hashes, 8 bytes each, valid until the next is asked for; pages between are zero.
+
+    Raises:
+        IoError, ChangedError, CorruptionError: as reading the source says.
+        WorkerError: a worker was killed.
+    """
+    return source.kept_hashes() if isinstance(source, Checkpoint) else hash_pages(source, jobs=jobs)
+
+
+def number_type(layout: Layout) -> type[np.uint32 | np.int64]:
+    """The smallest type that holds every page number of `layout`."""
+    return np.uint32 if layout.page_count <= _SMALL_PAGE_NUMBERS else np.int64
+
+
+def active_of(source: Source) -> npt.NDArray[np.int64] | None:
+    """Its active pages; None where it tells of none, for then nobody looked (a machine that touches nothing is no use)."""
+    active = source.active_pages() if isinstance(source, Checkpoint) else None
     return np.array(active, np.int64) if active else None

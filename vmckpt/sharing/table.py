@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from vmckpt.sharing.hashes import Hashes, PageHashes
 
-__all__ = ["Numbers", "SharingTable", "table_of"]
+__all__ = ["Equals", "Numbers", "SharingTable", "equals_of", "table_of", "table_of_parts"]
 
 Numbers = npt.NDArray[np.int64]
 
@@ -109,10 +109,24 @@ def table_of(images: Sequence[PageHashes], *, part_pages: int = _PART_PAGES) -> 
         part_pages: about how many hashes to sort at a time; more takes more memory, and hardly less time.
     """
     page_counts = np.array([image.page_count for image in images], np.int64)
-    equals = [_equals(hashes, places) for hashes, places in _parts(images, _sums(page_counts), part_pages)]
-    return SharingTable(
+    return table_of_parts(
         page_counts,
         np.array([image.zero_pages for image in images], np.int64),
+        [equals_of(hashes, places) for hashes, places in _parts(images, _sums(page_counts), part_pages)],
+    )
+
+
+def table_of_parts(page_counts: Numbers, zero_pages: Numbers, equals: "Sequence[Equals]") -> SharingTable:
+    """Put together what `equals_of` found in each part of all hashes, parts ascending.
+
+    Args:
+        page_counts: small pages of each image, zero ones included, [images].
+        zero_pages: of these, zero ones, [images].
+        equals: at least one part; every hash is in one of them.
+    """
+    return SharingTable(
+        page_counts,
+        zero_pages,
         sum(part.distinct for part in equals),
         np.concatenate([part.places for part in equals]),
         _sums(np.concatenate([part.copies for part in equals])),
@@ -120,13 +134,17 @@ def table_of(images: Sequence[PageHashes], *, part_pages: int = _PART_PAGES) -> 
     )
 
 
-class _Equals(NamedTuple):
-    """The rows of one part of all hashes."""
+class Equals(NamedTuple):
+    """The pages that have an equal one, in one part of all hashes."""
 
     distinct: int
+    """Different contents of all pages of the part."""
     places: Numbers
+    """The pages, value after value, ascending within each, [rows]."""
     copies: Numbers
+    """Pages of each value, at least two, [values]."""
     hashes: Hashes
+    """The hash of each value, ascending, [values]."""
 
 
 def _parts(
@@ -150,8 +168,13 @@ def _parts(
         )
 
 
-def _equals(hashes: Hashes, places: Numbers) -> _Equals:
-    """Group equal hashes, and leave out those that have no equal."""
+def equals_of(hashes: Hashes, places: Numbers) -> Equals:
+    """Group equal hashes, and leave out those that have no equal.
+
+    Args:
+        hashes: of pages, in any order, [n].
+        places: of the same pages, [n].
+    """
     order = np.argsort(hashes)
     ordered = hashes[order]
     starts = _run_starts(ordered)
@@ -161,7 +184,7 @@ def _equals(hashes: Hashes, places: Numbers) -> _Equals:
     copies_of_shared = copies[shared]
     # The sort was not a stable one, which takes four times as long; few rows are left to put in order.
     values = np.repeat(np.arange(len(copies_of_shared)), copies_of_shared)
-    return _Equals(len(starts), rows[np.lexsort((rows, values))], copies_of_shared, ordered[starts[shared]])
+    return Equals(len(starts), rows[np.lexsort((rows, values))], copies_of_shared, ordered[starts[shared]])
 
 
 def _run_starts(ordered: Numbers | Hashes) -> Numbers:
