@@ -27,6 +27,7 @@ ONLY_IN = {
     "lz4": ["checkpoint/codec.py"],
     "xxhash": ["hashing.py"],
     "ctypes": ["kernel/"],
+    "distributed": ["sharing/cluster.py"],
     "fcntl": ["kernel/", "output.py"],
 }
 
