@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sharing.memories import Memory, fleets, hashes_of_memory
@@ -26,6 +26,7 @@ def same(one: SharingTable, other: SharingTable) -> bool:
     )
 
 
+@settings(deadline=None)  # it opens 256 files
 @given(fleets(), st.sampled_from([1, 3, 1000]), st.sampled_from([1, 2, 1000]))
 def test_spilled_rows_give_the_table(
     fleet: list[tuple[Memory, int]], buffer_rows: int, piece_rows: int

@@ -1,5 +1,8 @@
 """Samples of sources, and large pages as a sample sees them."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -104,6 +107,16 @@ def test_gains_of_a_sample_are_right_in_the_mean(paths: list[str], columns: list
         gains.append(sampled_potential(samples, groups, 0.25, LARGE)[1].gain)
     error = np.array(gains).std(axis=0) / 200**0.5
     assert (abs(np.mean(gains, axis=0) - expected) <= 5 * error + 1e-6).all()
+
+
+def test_a_sample_of_a_great_fleet_takes_little_memory() -> None:
+    # 64 GiB; `--images 64` is the whole TiB, half a minute.
+    command = [sys.executable, "-m", "tests.sharing.stream", "--images", "4"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert found["pages"] == 1 << 24
+    assert found["kept_pages"] == pytest.approx(found["pages"] * 7 / 8 / 64, rel=0.02)
+    rest_of_a_tib = 15 * found["kept_pages"] * 36  # number, value, and both once more in the tally
+    assert found["peak_bytes"] + rest_of_a_tib < 300 << 20
 
 
 def test_a_forecast_grows_with_the_work_and_shrinks_with_the_fraction() -> None:
