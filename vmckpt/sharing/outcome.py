@@ -118,6 +118,9 @@ class PlanOutcome(NamedTuple):
     """Which of the orders that were tried was best."""
     curves: tuple[Curve, ...] = ()
     """All orders that were tried."""
+    least: int = 0
+    """No plan for this target breaks up fewer large pages than so many: that is proved. Where the target cannot be met, all
+    that are worth it."""
 
 
 class ImageMap(NamedTuple):
