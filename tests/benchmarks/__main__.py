@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from tests.benchmarks import machine
-from tests.benchmarks.cases import EXPERIMENTS, LIVE, Experiment, LiveExperiment, machine_name
+from tests.benchmarks.cases import EXPERIMENTS, LIVE, SHARING, Experiment, LiveExperiment, machine_name
 from tests.benchmarks.images import BIG_SPARSE, NO_IMAGE, Image, created, found, ready
 from tests.benchmarks.lazy_cases import LAZY
 from tests.benchmarks.measure import rss_floor_bytes
@@ -31,8 +31,15 @@ __all__ = ["RESULTS_DIR", "default_vmckpt", "main"]
 RESULTS_DIR = "bench-results"
 _LIVE_NAMES = [experiment.id for experiment in LIVE]
 _LAZY_NAMES = [experiment.id for experiment in LAZY]
-_NAMES = [*(experiment.id for experiment in EXPERIMENTS), "memory", *_LIVE_NAMES, *_LAZY_NAMES]
-_GROUPS = {"live": _LIVE_NAMES, "lazy": _LAZY_NAMES}
+_SHARING_NAMES = [experiment.id for experiment in SHARING]
+_NAMES = [
+    *(experiment.id for experiment in EXPERIMENTS),
+    "memory",
+    *_LIVE_NAMES,
+    *_LAZY_NAMES,
+    *_SHARING_NAMES,
+]
+_GROUPS = {"live": _LIVE_NAMES, "lazy": _LAZY_NAMES, "sharing": _SHARING_NAMES}
 _QUICK_BYTES = 512 << 20
 _MACHINE_PROFILE = "idle"  # mostly zero: quick to make, and what a machine works in is its own writing
 
@@ -67,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 outcome.machine["rss_floor_bytes"] = rss_floor_bytes()
             _measure_live(bench, plan, outcome, images)
             _measure_lazy(bench, plan, outcome)
+            _measure_sharing(bench, plan, outcome, images)
         outcome.complete = True
     except VmckptError as error:
         sys.stderr.write(f"{error}\n")
@@ -91,7 +99,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         "--only",
         action="append",
         choices=[*_NAMES, *_GROUPS],
-        help="this experiment only; may be repeated; `live` and `lazy` are all that begin so",
+        help="this experiment only; may be repeated; `live`, `lazy` and `sharing` are all that begin so",
     )
     parser.add_argument("--created", default="512M,2G,8G", help="sizes of created images, or `none`")
     parser.add_argument("--profile", default="", help="profile of created images")
@@ -185,6 +193,20 @@ def _read_off(bench: Bench, experiments: Sequence[LiveExperiment], image: Image,
                 outcome.readings.append(found_here)
             else:
                 outcome.results.append(found_here)
+
+
+def _measure_sharing(bench: Bench, plan: Plan, outcome: Outcome, images: dict[str, Image]) -> None:
+    # As `_measure_live`, at the end: the image's memory is in this process, for KSM to merge.
+    if "sharing-ksm" not in plan.names:
+        return
+    from tests.benchmarks.ksm import MOST_BYTES, measure_ksm
+
+    for planned in plan.images:
+        if planned.kind == "raw" and planned.size_bytes <= MOST_BYTES:
+            with _made(planned, bench, outcome, images) as image:
+                if image is not None:
+                    sys.stderr.write(f"sharing-ksm {image.name} ")
+                    outcome.readings += measure_ksm(image)
 
 
 def _largest(images: Sequence[Image]) -> list[Image]:

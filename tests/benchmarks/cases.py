@@ -15,15 +15,23 @@ from vmckpt.units import format_size
 __all__ = [
     "AT_REST",
     "EXPERIMENTS",
+    "FORECAST",
+    "KSM",
+    "KSM_CASES",
     "LIVE",
     "MINIMAL",
+    "OFF_BY",
+    "OF_SPLIT",
+    "PLAN",
     "QEMU",
     "QEMU_SYNC",
     "QUANTITIES",
     "RUNNING",
+    "SHARING",
     "TRACER",
     "Contender",
     "Experiment",
+    "KsmCase",
     "LiveExperiment",
     "expand",
     "machine_name",
@@ -247,6 +255,27 @@ RUNNING, AT_REST = "vmckpt save SOCKET", "vmckpt save IMAGE"
 """Contenders of `live-time`: the same memory."""
 TRACER, MINIMAL = "vmckpt's tracer", "minimal C handler"
 """Contenders of `live-traps`."""
+FORECAST, KSM, PLAN = "forecast", "KSM", "plan for 95 %"
+"""Contenders of `sharing-ksm`."""
+OFF_BY, OF_SPLIT = "off by at most", "of those that KSM split"
+"""What is judged of the forecast, and of the plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class KsmCase:
+    """One way to set KSM up."""
+
+    use_zero_pages: bool
+    share_cap: int
+    """Its `max_page_sharing`."""
+
+    def of(self, contender: str) -> str:
+        """What a contender's rows are called."""
+        return f"{contender}, use_zero_pages {int(self.use_zero_pages)}, max_page_sharing {self.share_cap}"
+
+
+KSM_CASES = (KsmCase(True, 256), KsmCase(False, 256), KsmCase(True, 8))
+"""Linux's own cap of sharers, with zero pages apart and as one content more; and a low cap."""
 
 QUANTITIES: Mapping[str, Unit] = {
     "pause": "s",
@@ -258,6 +287,8 @@ QUANTITIES: Mapping[str, Unit] = {
     "recorded pages for a used one": "x",
     "recorded pages": "pages",
     "pages used in the next second": "pages",
+    OF_SPLIT: "part",
+    OFF_BY: "part",
 }
 """What `live` reads off, with its unit. `traps` names its own."""
 
@@ -271,3 +302,6 @@ LIVE: tuple[LiveExperiment, ...] = (
     LiveExperiment("live-traps", "Traps", ()),
 )
 """All experiments on running machines; `--only live` is all of them."""
+
+SHARING: tuple[LiveExperiment, ...] = (LiveExperiment("sharing-ksm", "Equal pages, against Linux KSM", ()),)
+"""All experiments on sharing; `--only sharing` is all of them."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from tests.benchmarks.cases import EXPERIMENTS, LIVE
+from tests.benchmarks.cases import EXPERIMENTS, LIVE, SHARING
 from tests.benchmarks.images import NO_IMAGE
 from tests.benchmarks.lazy_cases import LAZY
 from tests.benchmarks.results import Footprint, Outcome, Reading, Result, Sample, Spread, ratio
@@ -21,7 +21,9 @@ __all__ = [
     "time_table",
 ]
 
-_TITLES = {each.id: each.title for each in EXPERIMENTS} | {each.id: each.title for each in (*LIVE, *LAZY)}
+_TITLES = {each.id: each.title for each in EXPERIMENTS} | {
+    each.id: each.title for each in (*LIVE, *LAZY, *SHARING)
+}
 
 
 @dataclass(frozen=True, slots=True)

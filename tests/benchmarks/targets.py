@@ -7,7 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.benchmarks.bounds import Bound, ReadingTarget, Target
-from tests.benchmarks.cases import AT_REST, MINIMAL, QUANTITIES, RUNNING, TRACER, machine_name
+from tests.benchmarks.cases import (
+    AT_REST,
+    FORECAST,
+    KSM_CASES,
+    MINIMAL,
+    OF_SPLIT,
+    OFF_BY,
+    PLAN,
+    QUANTITIES,
+    RUNNING,
+    TRACER,
+    machine_name,
+)
 from tests.benchmarks.images import Image
 from tests.benchmarks.lazy_cases import LAZY_QUANTITIES
 from tests.benchmarks.lazy_targets import LAZY_TARGETS
@@ -93,8 +105,10 @@ READING_TARGETS: tuple[ReadingTarget, ...] = (
         for quantity, bound, limit in ((_RECALL, Bound.AT_LEAST, 0.99), (_SIZE, Bound.AT_MOST, 1.2))
     ),
     ReadingTarget("live-traps", TRACER, "a trap*", Bound.LESS_THAN, 2.0, MINIMAL),
+    *(ReadingTarget("sharing-ksm", case.of(FORECAST), OFF_BY, Bound.AT_MOST, 0.005) for case in KSM_CASES),
+    ReadingTarget("sharing-ksm", PLAN, OF_SPLIT, Bound.AT_MOST, 0.6),
 )
-"""Of a machine with the workload working-set."""
+"""Of a machine with the workload working-set, and of what Linux KSM does with each image."""
 
 
 def judge(outcome: Outcome, images: Mapping[str, Image]) -> list[Verdict]:

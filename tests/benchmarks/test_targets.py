@@ -3,7 +3,7 @@ from typing import Literal
 import pytest
 
 from tests.benchmarks.bounds import Bound, ReadingTarget, Target
-from tests.benchmarks.cases import AT_REST, EXPERIMENTS, LIVE, MINIMAL, QUANTITIES, RUNNING, TRACER
+from tests.benchmarks.cases import AT_REST, EXPERIMENTS, LIVE, MINIMAL, QUANTITIES, RUNNING, SHARING, TRACER
 from tests.benchmarks.images import Image
 from tests.benchmarks.results import Footprint, Outcome, Reading, Result, Sample
 from tests.benchmarks.targets import (
@@ -132,7 +132,7 @@ def judged(*readings: Reading) -> dict[tuple[str, str], bool | None]:
     "target", READING_TARGETS, ids=lambda target: f"{target.subject}-{target.quantity}-{target.peer_image}"
 )
 def test_every_target_of_a_reading_names_what_is_read_off(target: ReadingTarget) -> None:
-    assert target.experiment in {experiment.id for experiment in LIVE}
+    assert target.experiment in {experiment.id for experiment in (*LIVE, *SHARING)}
     assert target.quantity in QUANTITIES or target.experiment == "live-traps"
 
 

@@ -1,8 +1,9 @@
 """The counters that Linux KSM would come to, from a table of equal pages. Pure.
 
-A frame of KSM serves at most `max_page_sharing` pages (256 as Linux comes): a content with more copies gets further
-frames. With `use_zero_pages` on, zero pages are mapped to the kernel's own and counted apart. What KSM keeps for a page
-that it tracks is 64 bytes (Documentation/admin-guide/mm/ksm.rst: general_profit).
+A frame of KSM serves at most `max_page_sharing` pages (256 as Linux comes). A content with more copies gets further
+frames, each begun by two pages that found no other: so one page that is left over stays as it is, unshared. With
+`use_zero_pages` on, zero pages are mapped to the kernel's own and counted apart; with it off they are a content like
+any other. What KSM keeps for a page that it tracks is 64 bytes (Documentation/admin-guide/mm/ksm.rst: general_profit).
 """
 
 import numpy as np
@@ -16,19 +17,25 @@ __all__ = ["SHARE_CAP", "ksm_forecast"]
 SHARE_CAP = 256
 """KSM's `max_page_sharing` as Linux comes."""
 
-_ITEM_BYTES = 64  # struct rmap_item on a 64-bit kernel
+_ITEM_BYTES = 64  # struct ksm_rmap_item on a 64-bit kernel
 
 
-def ksm_forecast(table: SharingTable, share_cap: int = SHARE_CAP) -> KsmForecast:
+def ksm_forecast(
+    table: SharingTable, share_cap: int = SHARE_CAP, *, use_zero_pages: bool = True
+) -> KsmForecast:
     """What KSM would count, were all pages of a table mergeable on one host.
 
     Args:
-        table: over all images.
+        table: over all images; KSM knows no trust groups.
         share_cap: how many pages may share a frame, at least 2.
+        use_zero_pages: KSM's setting of that name.
     """
-    frames = int(np.sum(-(-table.copies // share_cap)))
-    pages = int((table.page_counts - table.zero_pages).sum())
-    shared, sharing = frames, len(table.places) - frames
-    zero = int(table.zero_pages.sum())
-    profit = (sharing + zero) * PAGE_BYTES - pages * _ITEM_BYTES
-    return KsmForecast(shared, sharing, pages - len(table.places), zero, profit)
+    copies, zero = table.copies, int(table.zero_pages.sum())
+    if zero and not use_zero_pages:
+        copies, zero = np.append(copies, zero), 0
+    left = copies % share_cap
+    shared = int((copies // share_cap + (left > 1)).sum())
+    alone = int((left == 1).sum())
+    sharing, unshared = int(copies.sum()) - shared - alone, table.distinct - len(table.hashes) + alone
+    profit = (sharing + zero) * PAGE_BYTES - (shared + sharing + unshared) * _ITEM_BYTES
+    return KsmForecast(shared, sharing, unshared, zero, profit)
