@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from vmckpt.restoring.outcome import LazyReport
     from vmckpt.restoring.prefetch import Amount
     from vmckpt.saving.source import Carried
-    from vmckpt.sharing.hashes import PageHashes
     from vmckpt.sharing.outcome import SharingReport
 
 __all__ = [
@@ -620,52 +619,81 @@ def estimate_sharing(
     target_bytes: int | None = None,
     top: int = 10,
     share_cap: int = 256,
+    sample: float | None = None,
+    key: str | None = None,
+    sketch_out: str | None = None,
+    co_locate: int | None = None,
+    engine: str = "local",
+    scheduler: str | None = None,
+    memory_limit_bytes: int | None = None,
     jobs: int | None = None,
+    force: bool = False,
     detailed: bool = False,
     progress: Progress | None = None,
 ) -> SharingReport:
     """What sharing equal small pages would free, which large pages hold them, and which of these to break up.
 
-    Nothing is written, and no machine is stopped: of one that runs, pages are read while it works.
+    No source is written to, and no machine is stopped: of one that runs, pages are read while it works.
 
     Args:
-        sources: images, ELF cores, checkpoints, control sockets; `-` for standard input.
+        sources: images, ELF cores, checkpoints, control sockets, sketches; `-` for standard input.
         trust: whose pages may be shared: `each` image's own, `all`, or a file that names groups.
         large_page_bytes: a power of two, at least two pages.
         confidence: of the interval, between 0 and 1.
         target_bytes: how much a plan is to free; None: no plan.
         top: how many large pages to name.
         share_cap: how many pages may share a frame of KSM, at least 2.
+        sample: part of the contents to look at, up to 1; None: all, or what sketches among the sources keep.
+        key: file with the key of sketches; None: the public one.
+        sketch_out: where to keep a sketch of the one source.
+        co_locate: images that one host holds, to group them by what they would share; None: nobody asked.
+        engine: `local`, or `dask`.
+        scheduler: of a Dask cluster; None: processes on this machine.
+        memory_limit_bytes: of page hashes to hold, more is spilled to disk; None: all are held.
         jobs: worker processes; None: one for each core.
+        force: replace a sketch that is there.
         detailed: have the report hold what `sharing_page` shows.
         progress: told (done bytes, total bytes) of each source.
 
     Raises:
-        UsageError: there is no source, or an argument is out of range.
+        UsageError: there is no source, an argument is out of range, or two do not fit each other.
         SourceError: a source holds no memory that vmckpt reads.
-        CorruptionError: it is a checkpoint, and damaged where this looks.
-        IoError: reading failed.
+        CorruptionError: it is a checkpoint or a sketch, and damaged where this looks.
+        IoError: reading failed, or the sketch cannot be written.
+        FeatureError: Dask is not installed.
     """
     started = time.perf_counter()
-    from vmckpt.sharing.survey import Question, survey
+    from vmckpt.sharing.inquiry import Inquiry, Means
+    from vmckpt.sharing.survey import Question
     from vmckpt.sharing.trust import trust_groups
 
     if not sources:
         raise UsageError("there is no memory to look at: name at least one source")
-    question = Question(
-        trust,
-        large_page_bytes,
-        confidence,
-        top,
-        share_cap,
-        None if target_bytes is None else -(-target_bytes // PAGE_BYTES),
-        detailed,
-    )
+    target_pages = None if target_bytes is None else -(-target_bytes // PAGE_BYTES)
+    question = Question(trust, large_page_bytes, confidence, top, share_cap, target_pages, detailed)
     question.check()
+    means = Means(
+        sample, key, sketch_out, force, co_locate, engine, scheduler, memory_limit_bytes, worker_count(jobs)
+    )
     groups = trust_groups(trust, sources)
-    images = [_page_hashes(source, worker_count(jobs), progress) for source in sources]
-    report = survey(images, groups, question)
+    report = Inquiry(sources, groups, question, means, _opened_memory, progress).answer()
     return report._replace(elapsed_s=time.perf_counter() - started)
+
+
+@contextmanager
+def _opened_memory(path: str) -> Iterator[Source]:
+    """Any memory, be it that of a machine that runs."""
+    if _is_socket(path):
+        from vmckpt.saving.guest import running_memory
+
+        with (
+            _machine(path, None, None, None, 0) as conversation,
+            running_memory(conversation, path) as memory,
+        ):
+            yield memory
+        return
+    with open_source(path) as opened:
+        yield opened
 
 
 def sharing_page(report: SharingReport) -> str:
@@ -677,18 +705,3 @@ def sharing_page(report: SharingReport) -> str:
     from vmckpt.sharing.report import page_of
 
     return page_of(report)
-
-
-def _page_hashes(source: str, jobs: int, progress: Progress | None) -> PageHashes:
-    """The page hashes of a source, be it a machine that runs."""
-    from dataclasses import replace
-
-    from vmckpt.sharing.hashes import hashes_of
-
-    if _is_socket(source):
-        from vmckpt.saving.guest import running_memory
-
-        with _machine(source, None, None, None, 0) as conversation, running_memory(conversation) as memory:
-            return replace(hashes_of(memory, jobs=jobs, progress=progress), source=source)
-    with open_source(source) as opened:
-        return hashes_of(opened, jobs=jobs, progress=progress)

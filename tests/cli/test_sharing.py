@@ -36,7 +36,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharing")
     for seed in (1, 2):
         create_image(str(folder / f"{seed}.raw"), SIZE_BYTES, seed=seed, common_seed=9)
-    vmckpt.save(str(folder / "1.raw"), str(folder / "1.vmckpt"), workload="zipf", warmup_ops=2000)
+    vmckpt.save(
+        str(folder / "1.raw"), str(folder / "1.vmckpt"), workload="zipf", warmup_ops=2000, trace="working-set"
+    )
     return folder
 
 
@@ -192,3 +194,103 @@ def test_what_cannot_be_answered_is_a_sentence(
     assert done.stdout == ""
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_plan_frees_what_it_says(folder: Path) -> None:
+    found = estimate(folder, "1.raw", "2.raw", "--trust", "all", "--target", "2M")
+    plan = found["plan"]
+    assert plan["target_pages"] == 512 <= plan["reclaimed_pages"]
+    assert (
+        plan["least_large_pages"] <= plan["broken_large_pages"] == len(plan["breaks"]) <= found["large_pages"]
+    )
+    images = {name: pages_of(folder / name) for name in ("1.raw", "2.raw")}
+    inside = [
+        page
+        for each in plan["breaks"]
+        for page in images[each["source"]][each["large_page"] * 512 : (each["large_page"] + 1) * 512]
+    ]
+    counts = Counter(page for page in inside if any(page))
+    assert plan["reclaimed_pages"] == len(inside) - len(counts)
+
+
+def test_a_target_that_cannot_be_met_is_met_as_far_as_it_goes(folder: Path) -> None:
+    plan = estimate(folder, "1.raw", "--target", "1G")["plan"]
+    everything = estimate(folder, "1.raw")["reclaimable_pages"]
+    assert plan["reclaimed_pages"] == everything["zero"] + everything["intra"] < plan["target_pages"]
+    assert "cannot be had" in run(folder, "1.raw", "--target", "1G").stdout
+
+
+@pytest.mark.parametrize(
+    "means", [["--memory-limit", "16M"], ["--sample", "1"]], ids=["spilled", "all of a sample"]
+)
+def test_other_means_find_the_same(folder: Path, means: list[str]) -> None:
+    arguments = ["1.raw", "2.raw", "1.vmckpt", "--trust", "all"]
+    found, expected = estimate(folder, *arguments, *means), estimate(folder, *arguments)
+    for key in ("pages", "zero_pages", "reclaimable_pages", "histogram"):
+        assert found[key] == expected[key], key
+    gains = [[large["gain_pages"] for large in answer["top"]] for answer in (found, expected)]
+    assert gains[0] == pytest.approx(gains[1])
+
+
+def test_a_sample_comes_with_an_interval(folder: Path) -> None:
+    found = estimate(folder, "1.raw", "2.raw", "--trust", "all", "--sample", "1/4")
+    exact = estimate(folder, "1.raw", "2.raw", "--trust", "all")
+    assert found["estimate"]["fraction"] == 0.25
+    assert found["estimate"]["low"] <= exact["estimate"]["pages"] <= found["estimate"]["high"]
+    assert found["pages"] == exact["pages"]
+    assert found["zero_pages"] == exact["zero_pages"]
+    assert "confidence" in run(folder, "1.raw", "--sample", "0.25").stdout
+
+
+def test_a_sketch_stands_for_its_image(folder: Path, tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        estimate(folder, f"{name}.raw", "--sample", "1/2", "--sketch-out", str(tmp_path / f"{name}.sketch"))
+    assert (tmp_path / "1.sketch").stat().st_mode & 0o777 == 0o600
+    both = estimate(tmp_path, "1.sketch", "2.sketch", "--trust", "all", "--co-locate", "2")
+    mixed = estimate(tmp_path, "1.sketch", str(folder / "2.raw"), "--trust", "all")
+    assert mixed["reclaimable_pages"] == both["reclaimable_pages"]
+    assert mixed["large_pages"] == both["large_pages"] == 2 * SIZE_BYTES // (2 << 20)
+    [host] = both["co_location"]["hosts"]
+    assert host["sources"] == ["1.sketch", "2.sketch"]
+    assert both["co_location"]["reclaimable_pages"] == pytest.approx(both["reclaimable_pages"]["all"], abs=1)
+
+
+def test_sketches_of_two_keys_do_not_mix(folder: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(b"secret")
+    key.chmod(0o600)
+    estimate(folder, "1.raw", "--sketch-out", str(tmp_path / "public.sketch"))
+    estimate(folder, "2.raw", "--key", str(key), "--sketch-out", str(tmp_path / "secret.sketch"))
+    done = run(tmp_path, "public.sketch", "secret.sketch")
+    assert done.returncode == 2
+    assert "key" in done.stderr
+    assert run(tmp_path, "secret.sketch", "--key", str(key)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["1.raw", "--sample", "0"], "part of a whole"),
+        (["1.raw", "--sample", "2"], "part of a whole"),
+        (["1.raw", "--sample", "a"], "no fraction"),
+        (["1.raw", "--sample", "1/0"], "no fraction"),
+        (["1.raw", "--sample", "1/4", "--target", "1M"], "--target needs every page"),
+        (["1.raw", "2.raw", "--sketch-out", "x"], "one source"),
+        (["1.raw", "--scheduler", "tcp://x:1"], "--engine dask"),
+        (["1.raw", "--memory-limit", "1K"], "memory limit"),
+        (["1.raw", "--co-locate", "1", "--memory-limit", "16M"], "need --sample"),
+    ],
+)
+def test_means_that_do_not_fit_are_refused(folder: Path, arguments: list[str], says: str) -> None:
+    done = run(folder, *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_a_page_shows_it_and_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert run(folder, "1.raw", "2.raw", "--target", "2M", "--report", str(page)).returncode == 0
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    again = run(folder, "1.raw", "--report", str(page))
+    assert again.returncode == 1
+    assert "--force" in again.stderr

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.sharing.memories import Memory, copies_of, fleets, hashes_of_memory
 from vmckpt.sharing.estimate import exact_parts, histogram_of, ladder_of
 from vmckpt.sharing.ksm import ksm_forecast
-from vmckpt.sharing.survey import Question, survey
+from vmckpt.sharing.large import large_pages_of
+from vmckpt.sharing.survey import Question, exact_report
 from vmckpt.sharing.table import table_of
 
 Fleet = list[tuple[Memory, int]]
@@ -68,8 +69,10 @@ def test_ksm_s_counters_cover_every_page(fleet: Fleet, share_cap: int) -> None:
 @given(fleets())
 def test_a_survey_says_one_thing_in_all_its_parts(fleet: Fleet) -> None:
     images = [hashes_of_memory(memory, str(number)) for number, (memory, _) in enumerate(fleet)]
-    report = survey(
+    report = exact_report(
         images,
+        table_of(images),
+        large_pages_of(images, 1 << 14),
         [str(group) for _, group in fleet],
         Question(large_page_bytes=1 << 14, top=10**6, detailed=True),
     )

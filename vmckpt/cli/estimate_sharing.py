@@ -1,6 +1,7 @@
 """`vmckpt estimate-sharing`: sources of guest memory in; what sharing equal pages would free, and where, out."""
 
 from contextlib import ExitStack
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import click
@@ -20,12 +21,29 @@ from vmckpt.pages import PAGE_BYTES
 from vmckpt.units import format_count, format_duration, format_share, format_size
 
 if TYPE_CHECKING:
-    from vmckpt.sharing.outcome import LargeShare, PlanOutcome, SharingReport
+    from vmckpt.sharing.outcome import CoLocated, LargeShare, PlanOutcome, SharingReport
 
 __all__ = ["command", "sharing_table", "sharing_values"]
 
 _MOST_LISTED = 12
 _MOST_COPIES = 4
+
+
+class _Fraction(click.ParamType[float]):
+    """`0.25` or `1/64`."""
+
+    name = "fraction"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, more than 0 and at most 1."""
+        text = str(value)
+        try:
+            found = float(Fraction(text))
+        except (ValueError, ZeroDivisionError, OverflowError):
+            self.fail(f"{text!r} is no fraction: expected such as 0.25 or 1/64", param, ctx)
+        if not 0 < found <= 1:
+            self.fail(f"{text} is no part of a whole: expected more than 0 and at most 1", param, ctx)
+        return found
 
 
 @click.command("estimate-sharing")
@@ -51,6 +69,38 @@ _MOST_COPIES = 4
     default=0.95,
     metavar="P",
     help="Of the interval that a sampled estimate gives.  [default: 0.95]",
+)
+@click.option(
+    "--sample",
+    type=_Fraction(),
+    metavar="FRACTION",
+    help="Look at so many of all contents only, such as 1/64: less memory, and an interval.",
+)
+@click.option(
+    "--sketch-out", metavar="FILE", help="Keep a sketch of the one SOURCE: it will do in place of it."
+)
+@click.option("--key", metavar="FILE", help="The key of sketches: those of one key go together.")
+@click.option(
+    "--co-locate",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Group the sources into hosts of N by what they would share.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(("local", "dask")),
+    default="local",
+    help="Work here, or on a Dask cluster.  [default: local]",
+)
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Of the Dask cluster.  [default: processes of this machine]"
+)
+@click.option(
+    "--memory-limit",
+    "memory_limit_bytes",
+    type=size,
+    metavar="SIZE",
+    help="Hold so much of page hashes in memory, and spill the rest to disk.",
 )
 @click.option(
     "--target",
@@ -84,6 +134,13 @@ def command(
     large_page_bytes: int,
     trust: str,
     confidence: float,
+    sample: float | None,
+    sketch_out: str | None,
+    key: str | None,
+    co_locate: int | None,
+    engine: str,
+    scheduler: str | None,
+    memory_limit_bytes: int | None,
     target_bytes: int | None,
     top: int,
     share_cap: int,
@@ -105,8 +162,12 @@ def command(
     time that writes take; so by default no image trusts another. --trust FILE names groups, a line for each
     (`web: web-1.raw web-2.raw`), or as JSON ({"web": ["web-1.raw"]}).
 
-    --target finds the fewest large pages whose break-up frees so much, cold ones first where a checkpoint says what was
-    active.
+    --target finds the fewest large pages whose break-up frees so much, the least active ones where a checkpoint says what
+    was active. Its plan is what `vmckpt vm break-up` carries out.
+
+    --sample looks at a part of all contents, chosen by their hashes, with all their copies: the estimate comes with an
+    interval. --sketch-out keeps that part in a small file, a SOURCE like any other, so that a fleet is asked without
+    being read again. A sketch tells who has its key which pages the memory holds: --key names a file with a secret one.
 
     \b
     Example:
@@ -122,7 +183,9 @@ def command(
       images [{source, trust_group, pages, zero_pages, attributed_pages, exclusive_pages}],
       ksm {pages_shared, pages_sharing, pages_unshared, zero_pages, general_profit_bytes},
       top [{source, large_page, shareable_pages, gain_pages, activity}],
-      plan {target_pages, reclaimed_pages, broken_large_pages, breaks [{source, large_page}]},
+      plan {target_pages, reclaimed_pages, broken_large_pages, least_large_pages, order,
+      breaks [{source, large_page}]},
+      co_location {hosts [{sources, reclaimable_pages}], reclaimable_pages, alone_pages, random_pages},
       large_page_bytes, elapsed_s
     """
     from vmckpt import api  # noqa: PLC0415 - start-up: help and usage errors need no engine
@@ -142,7 +205,15 @@ def command(
                 target_bytes=target_bytes,
                 top=top,
                 share_cap=share_cap,
+                sample=sample,
+                key=key,
+                sketch_out=sketch_out,
+                co_locate=co_locate,
+                engine=engine,
+                scheduler=scheduler,
+                memory_limit_bytes=memory_limit_bytes,
                 jobs=jobs,
+                force=force,
                 detailed=page is not None,
                 progress=progress,
             )
@@ -170,6 +241,9 @@ def sharing_values(report: "SharingReport") -> dict[str, object]:
     }
     if report.plan is not None:
         values["plan"] = _plan_values(report.plan)
+    if report.co_location is not None:
+        located = report.co_location
+        values["co_location"] = {**located._asdict(), "hosts": [host._asdict() for host in located.hosts]}
     return values
 
 
@@ -178,6 +252,7 @@ def _plan_values(plan: "PlanOutcome") -> dict[str, object]:
         "target_pages": plan.target_pages,
         "reclaimed_pages": plan.reclaimed_pages,
         "broken_large_pages": len(plan.breaks),
+        "least_large_pages": plan.least,
         "order": plan.order,
         "breaks": [each._asdict() for each in plan.breaks],
     }
@@ -202,6 +277,8 @@ def sharing_table(report: "SharingReport") -> Table:
     rows += _top_rows(report.top, single=len(report.images) == 1)
     if report.plan is not None:
         rows += _plan_rows(report, report.plan)
+    if report.co_location is not None:
+        rows += _host_rows(report.co_location)
     memory_bytes = report.pages * PAGE_BYTES
     rows.append(
         Line(
@@ -305,5 +382,27 @@ def _plan_rows(report: "SharingReport", plan: "PlanOutcome") -> list[Line]:
     freed = format_size(plan.reclaimed_pages * PAGE_BYTES)
     text = f"{freed} by breaking {format_count(len(plan.breaks))} of {format_count(report.large_pages)} large pages"
     if plan.reclaimed_pages < plan.target_pages:
-        text += f": less than the {format_size(plan.target_pages * PAGE_BYTES)} asked for, but all there is"
+        text += f": {format_size(plan.target_pages * PAGE_BYTES)} cannot be had, this is all there is"
+    elif plan.least == len(plan.breaks):
+        text += ", and no fewer would do"
     return [Line("plan", text, "bold")]
+
+
+def _host_rows(located: "CoLocated") -> list[Line]:
+    freed, alone, random = (
+        format_size(pages * PAGE_BYTES)
+        for pages in (located.reclaimable_pages, located.alone_pages, located.random_pages)
+    )
+    rows = [
+        Line(
+            "hosts" if not index else "",
+            f"{', '.join(host.sources)}: {format_size(host.reclaimable_pages * PAGE_BYTES)}",
+        )
+        for index, host in enumerate(located.hosts[:_MOST_LISTED])
+    ]
+    if len(located.hosts) > _MOST_LISTED:
+        rows.append(Line("", f"and {format_count(len(located.hosts) - _MOST_LISTED)} more: see --json"))
+    return [
+        *rows,
+        Line("in all", f"{freed} by sharing within hosts; {random} at random, {alone} each by itself"),
+    ]

@@ -91,11 +91,11 @@ class Guest:
         if not 1 <= self.vcpus <= MOST_VCPUS or handed != expected[self.mechanism]:
             raise ValueError(f"{self.vcpus} vCPUs, {handed[0]} addresses, {handed[1]} descriptors")
 
-    def memory(self) -> SegmentSource:
-        """Its memory as it is at the moment of reading."""
+    def memory(self, name: str = "memory of the machine") -> SegmentSource:
+        """Its memory as it is at the moment of reading; `name` is what to call it."""
         fd = os.dup(self.memory_fd)
         try:
-            return memory_source(fd, self.layout)
+            return memory_source(fd, self.layout, name)
         except BaseException:
             os.close(fd)
             raise
@@ -221,9 +221,9 @@ def held_memory(conversation: Conversation) -> Iterator[SegmentSource]:
 
 
 @contextlib.contextmanager
-def running_memory(conversation: Conversation) -> Iterator[SegmentSource]:
+def running_memory(conversation: Conversation, name: str) -> Iterator[SegmentSource]:
     """The memory of a machine that goes on: each page is what it holds when it is read."""
-    with Guest(conversation, NO_TRACES, "auto") as guest, guest.memory() as memory:
+    with Guest(conversation, NO_TRACES, "auto") as guest, guest.memory(name) as memory:
         yield memory
         guest.end(stop=False)
 

@@ -6,20 +6,36 @@ classes are those of US 9,501,422, which leaves the bounds open. Pure.
 
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from vmckpt.sharing.hashes import PageHashes
 from vmckpt.sharing.large import LargePages
 from vmckpt.sharing.table import Numbers
 
-__all__ = ["COLD_BELOW", "HOT_FROM", "Warmth", "activity_of", "warmth_of"]
+__all__ = ["COLD_BELOW", "HOT_FROM", "Image", "Warmth", "activity_of", "warmth_of"]
 
 COLD_BELOW = 1 / 64
 """Less of its small pages touched, and a large page is cold: of 512, up to 7."""
 HOT_FROM = 1 / 4
 """So much of its small pages touched, and it is hot: of 512, 128."""
+
+
+class Image(Protocol):
+    """What is asked of an image; `PageHashes` and `Scanned` answer."""
+
+    @property
+    def source(self) -> str:
+        """What to call it."""
+
+    @property
+    def page_count(self) -> int:
+        """Small pages, zero ones included."""
+
+    @property
+    def active(self) -> Numbers | None:
+        """Pages that were touched while the memory was saved; None: not known."""
 
 
 class Warmth(IntEnum):
@@ -34,7 +50,7 @@ class Warmth(IntEnum):
     """Nobody looked."""
 
 
-def activity_of(images: Sequence[PageHashes], large: LargePages) -> npt.NDArray[np.float64]:
+def activity_of(images: Sequence[Image], large: LargePages) -> npt.NDArray[np.float64]:
     """The part of each large page's small pages that was touched, 0 to 1; NaN where nobody looked."""
     activity = np.full(len(large), np.nan)
     first_place = 0

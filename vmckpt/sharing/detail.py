@@ -14,7 +14,7 @@ from vmckpt.sharing.large import LargePages, Potential
 from vmckpt.sharing.outcome import Break, ImageMap, SharingDetail
 from vmckpt.sharing.table import Numbers, SharingTable
 
-__all__ = ["detail_of"]
+__all__ = ["detail_of", "maps_of"]
 
 _PART_CELLS = 1 << 22  # 8 bytes each
 _LAYERS = 8
@@ -44,9 +44,19 @@ def detail_of(
         part_cells: how many counts, a value's in an image, to hold at a time.
     """
     return SharingDetail(
-        tuple(_map(source, at, large, potential, activity, breaks) for at, source in enumerate(sources)),
-        _matrix(table, part_cells).tolist(),
+        maps_of(sources, large, potential, activity, breaks), _matrix(table, part_cells).tolist()
     )
+
+
+def maps_of(
+    sources: Sequence[str],
+    large: LargePages,
+    potential: Potential,
+    activity: Floats,
+    breaks: Collection[Break] = (),
+) -> tuple[ImageMap, ...]:
+    """The maps alone; see `detail_of`."""
+    return tuple(_map(source, at, large, potential, activity, breaks) for at, source in enumerate(sources))
 
 
 def _map(

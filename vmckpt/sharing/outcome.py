@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 __all__ = [
     "Break",
+    "CoLocated",
     "Curve",
     "Estimate",
+    "HostShare",
     "ImageMap",
     "ImageShare",
     "KsmForecast",
@@ -151,6 +153,26 @@ class SharingDetail(NamedTuple):
     both have, the smaller number of copies; on the diagonal what sharing within the image frees."""
 
 
+class HostShare(NamedTuple):
+    """Images that are to run on one host."""
+
+    sources: tuple[str, ...]
+    reclaimable_pages: float
+    """What sharing among them would free, zero pages left out."""
+
+
+class CoLocated(NamedTuple):
+    """Images put into hosts by what they would share."""
+
+    hosts: tuple[HostShare, ...]
+    reclaimable_pages: float
+    """Over all hosts."""
+    alone_pages: float
+    """What each image by itself would free."""
+    random_pages: float
+    """What images put together at random would free."""
+
+
 class SharingReport(NamedTuple):
     """What sharing would come to."""
 
@@ -172,4 +194,6 @@ class SharingReport(NamedTuple):
     plan: PlanOutcome | None
     elapsed_s: float
     detail: SharingDetail | None = None
+    """Only where it was asked for."""
+    co_location: CoLocated | None = None
     """Only where it was asked for."""
