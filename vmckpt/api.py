@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vmckpt.restoring.outcome import LazyReport
     from vmckpt.restoring.prefetch import Amount
     from vmckpt.saving.source import Carried
+    from vmckpt.sharing.forecast import Forecast
     from vmckpt.sharing.outcome import SharingReport
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "convert",
     "digest",
     "estimate_sharing",
+    "forecast_sharing",
     "info",
     "open_checkpoint",
     "open_source",
@@ -694,6 +696,39 @@ def _opened_memory(path: str) -> Iterator[Source]:
         return
     with open_source(path) as opened:
         yield opened
+
+
+def forecast_sharing(
+    sources: Sequence[str],
+    *,
+    sample: float | None = None,
+    memory_limit_bytes: int | None = None,
+    jobs: int | None = None,
+) -> Forecast:
+    """What `estimate_sharing` would take, told from how large the sources are; no page is read.
+
+    Raises:
+        UsageError: a source is a stream, whose length nobody knows.
+        SourceError, CorruptionError, IoError: as opening the sources says.
+    """
+    from vmckpt.sharing.forecast import forecast_of
+    from vmckpt.sharing.sketchfile import is_sketch
+
+    pages: dict[bool, list[int]] = {True: [], False: []}
+    for path in sources:
+        if path == "-":
+            raise UsageError("how long a stream will be is not known before: name files")
+        if not is_sketch(path):
+            with _opened_memory(path) as opened:
+                held = sum(each.pages for each in opened.data_ranges())
+                pages[opened.kind == "checkpoint"].append(held)
+    return forecast_of(
+        pages[False],
+        pages[True],
+        fraction=1.0 if sample is None else sample,
+        jobs=worker_count(jobs),
+        memory_limit_bytes=memory_limit_bytes,
+    )
 
 
 def sharing_page(report: SharingReport) -> str:

@@ -294,3 +294,14 @@ def test_a_page_shows_it_and_is_not_overwritten(folder: Path, tmp_path: Path) ->
     again = run(folder, "1.raw", "--report", str(page))
     assert again.returncode == 1
     assert "--force" in again.stderr
+
+
+def test_a_forecast_reads_no_page_and_knows_how_much_there_is(folder: Path) -> None:
+    image = estimate(folder, "1.raw", "--forecast")
+    assert 0 < image["read_bytes"] <= SIZE_BYTES
+    assert estimate(folder, "1.vmckpt", "--forecast")["read_bytes"] == 0
+    both = estimate(folder, "1.raw", "2.raw", "--forecast")
+    assert both["read_bytes"] > image["read_bytes"]
+    assert both["memory_bytes"] > image["memory_bytes"]
+    assert run(folder, "-", "--forecast").returncode == 2
+    assert "about" in run(folder, "1.raw", "--forecast").stdout

@@ -21,6 +21,7 @@ from vmckpt.pages import PAGE_BYTES
 from vmckpt.units import format_count, format_duration, format_share, format_size
 
 if TYPE_CHECKING:
+    from vmckpt.sharing.forecast import Forecast
     from vmckpt.sharing.outcome import CoLocated, LargeShare, PlanOutcome, SharingReport
 
 __all__ = ["command", "sharing_table", "sharing_values"]
@@ -102,6 +103,7 @@ class _Fraction(click.ParamType[float]):
     metavar="SIZE",
     help="Hold so much of page hashes in memory, and spill the rest to disk.",
 )
+@click.option("--forecast", is_flag=True, help="Only say how long it would take, and how much memory.")
 @click.option(
     "--target",
     "target_bytes",
@@ -141,6 +143,7 @@ def command(
     engine: str,
     scheduler: str | None,
     memory_limit_bytes: int | None,
+    forecast: bool,
     target_bytes: int | None,
     top: int,
     share_cap: int,
@@ -186,10 +189,17 @@ def command(
       plan {target_pages, reclaimed_pages, broken_large_pages, least_large_pages, order,
       breaks [{source, large_page}]},
       co_location {hosts [{sources, reclaimable_pages}], reclaimable_pages, alone_pages, random_pages},
-      large_page_bytes, elapsed_s
+      large_page_bytes, elapsed_s;
+      with --forecast instead read_bytes, duration_s, memory_bytes
     """
     from vmckpt import api  # noqa: PLC0415 - start-up: help and usage errors need no engine
 
+    if forecast:
+        expected = api.forecast_sharing(
+            sources, sample=sample, memory_limit_bytes=memory_limit_bytes, jobs=jobs
+        )
+        answer(_forecast_table(expected), expected._asdict(), as_json=as_json)
+        return
     with ExitStack() as stack:
         page = None
         if report is not None:
@@ -406,3 +416,12 @@ def _host_rows(located: "CoLocated") -> list[Line]:
         *rows,
         Line("in all", f"{freed} by sharing within hosts; {random} at random, {alone} each by itself"),
     ]
+
+
+def _forecast_table(forecast: "Forecast") -> Table:
+    rows = [
+        Line("to read", format_size(forecast.read_bytes)),
+        Line("time", f"about {format_duration(forecast.duration_s)}, once the sources are in the page cache"),
+        Line("memory", f"about {format_size(forecast.memory_bytes)} at most"),
+    ]
+    return Table("This estimate would take", rows)
