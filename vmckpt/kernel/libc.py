@@ -12,6 +12,7 @@ __all__ = ["call", "ioctl", "syscall"]
 
 _int, _long, _size, _address = ctypes.c_int, ctypes.c_long, ctypes.c_size_t, ctypes.c_void_p
 _PROTOTYPES: dict[str, tuple[type, ...]] = {
+    "fallocate": (_int, _int, ctypes.c_int64, ctypes.c_int64),
     "ioctl": (_int, ctypes.c_ulong, _address),
     "madvise": (_address, _size, _int),
     "mincore": (_address, _size, _address),
@@ -22,7 +23,7 @@ _LIBRARY = ctypes.CDLL(None, use_errno=True)
 
 
 def _bind(name: str) -> object:
-    # None where the C library lacks the function (prctl and syscall are Linux's own).
+    # None where the C library lacks the function (fallocate, prctl and syscall are Linux's own).
     try:
         function = _LIBRARY[name]
     except AttributeError:

@@ -19,7 +19,7 @@ from vmckpt.errors import FeatureError, IoError
 from vmckpt.kernel import libc
 from vmckpt.pages import Buffer
 
-__all__ = ["Advice", "Mapping", "address_of", "create_memfd", "pinned"]
+__all__ = ["Advice", "Mapping", "address_of", "create_memfd", "pinned", "punch"]
 
 
 class Advice(IntEnum):
@@ -68,6 +68,26 @@ def create_memfd(name: str, size_bytes: int, *, sealed: bool = False) -> int:
         os.close(fd)
         raise IoError.of(error, f"cannot make a memfd of {size_bytes} bytes") from error
     return fd
+
+
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+
+
+def punch(fd: int, start_bytes: int, length_bytes: int) -> None:
+    """Give the memory of a range of a file back, which is a hole then and reads as zeros, in every mapping of it too.
+
+    Raises:
+        FeatureError: its file system cannot do that.
+        IoError: the kernel refused.
+    """
+    mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+    try:
+        libc.call("fallocate", fd, mode, start_bytes, length_bytes)
+    except OSError as error:
+        if error.errno in {errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise FeatureError(f"cannot make a hole in a file: {error.strerror}") from error
+        raise IoError.of(error, f"cannot make a hole of {length_bytes} bytes", offset=start_bytes) from error
 
 
 def _set_length(fd: int, size_bytes: int) -> None:

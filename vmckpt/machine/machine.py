@@ -25,12 +25,14 @@ from typing import NamedTuple, Self
 from vmckpt.errors import UsageError, WorkerError
 from vmckpt.kernel.memory import Mapping as MemoryMapping
 from vmckpt.machine.link import Message
+from vmckpt.machine.mappings import Mappings
 from vmckpt.machine.operations import Share, operations_of
 from vmckpt.machine.processor import WORDS, Attach, Command, plain
 from vmckpt.machine.ram import Ram
 from vmckpt.machine.recording import Recording
 from vmckpt.machine.state import MachineState
 from vmckpt.machine.tracing import Tracing
+from vmckpt.machine.translated import FENCE, Translation
 from vmckpt.machine.vcpu import Role, Vcpu
 
 __all__ = ["Machine", "MachineStatus"]
@@ -53,6 +55,18 @@ class MachineStatus(NamedTuple):
     seed: int
     resident_pages: int
     """Pages that take memory of the host."""
+    large_pages: int = 0
+    """Large pages that are mapped as such."""
+    small_pages: int = 0
+    """Pages that are mapped one by one."""
+    shared_pages: int = 0
+    """Of these, pages that share their memory with others."""
+    freed_pages: int = 0
+    """Pages less that memory takes, because of that."""
+    unshared_pages: int = 0
+    """Pages that were written to while they shared, since boot."""
+    small_ops: int = 0
+    """Operations of all vCPUs that went by a small mapping, since boot."""
 
 
 class Machine:
@@ -60,6 +74,7 @@ class Machine:
 
     Attributes:
         ram: its memory, which it owns.
+        mappings: of its memory, large and small.
         activity: None, or what goes on beside running: `saving` or `restoring`.
         while_waiting: called now and then while a vCPU owes an answer; it may not ask vCPUs anything.
     """
@@ -96,7 +111,7 @@ class Machine:
         self._boot = state
         self._recording = recording
         self._attach = attach
-        self._commands = {**Tracing().commands(), **commands}
+        self._commands = {**Tracing().commands(), **Translation().commands(), **commands}
         self._vcpus: list[Vcpu] = []
         self._until_ops: int | None = None
         self._paused = True
@@ -104,6 +119,7 @@ class Machine:
         self._failure: WorkerError | None = None
         self._poll = select.poll()
         self._watched: dict[int, Callable[[int], None]] = {}
+        self.mappings = Mappings(ram, self)
 
     def start(self, *, until_ops: int | None = None, paused: bool = False) -> None:
         """Fork the vCPUs, and let them run.
@@ -125,6 +141,7 @@ class Machine:
         try:
             for index in range(len(self._boot.vcpus)):
                 vcpu = Vcpu(self._role(index, control[index * WORDS : (index + 1) * WORDS]))
+                vcpu.on_event = partial(self.mappings.heard, index)
                 self._vcpus.append(vcpu)
                 self.watch(vcpu.fd, select.POLLIN, partial(self._hear, vcpu))
             self._until_ops = until_ops
@@ -141,7 +158,9 @@ class Machine:
         boot = self._boot
         share = Share(index, len(boot.vcpus), self.ram.layout.page_count)
         operations = operations_of(boot.workload, share, seed=boot.seed, recording=self._recording)
-        return Role(self.ram, share, operations, boot.vcpus[index], control, self._attach, self._commands)
+        return Role(
+            self.ram, share, operations, boot.vcpus[index], control, self._attach, self._commands, (FENCE,)
+        )
 
     @property
     def state(self) -> str:
@@ -159,6 +178,11 @@ class Machine:
     def vcpu_count(self) -> int:
         """How many vCPUs it has."""
         return len(self._boot.vcpus)
+
+    @property
+    def has_vcpus(self) -> bool:
+        """Whether its vCPUs are there: it was started, and not stopped."""
+        return bool(self._vcpus) and not self._stopped
 
     @property
     def pulses(self) -> list[tuple[int, int] | None]:
@@ -201,6 +225,10 @@ class Machine:
         with self._all_or_nothing():
             numbers = [each.post(name, values, descriptors) for each in asked]
             return [self._take(each, number) for each, number in zip(asked, numbers, strict=True)]
+
+    def answer(self, vcpu: int, name: str) -> None:
+        """Let a vCPU go on that has asked `name` in the midst of an operation."""
+        self._vcpus[vcpu].answer(name)
 
     def _take(self, vcpu: Vcpu, number: int) -> Message:
         return vcpu.take(number, timeout_s=_ANSWER_S, meanwhile=self.while_waiting)
@@ -278,6 +306,8 @@ class Machine:
             callback = self._watched.get(fd)  # an earlier one of this round may have ended it
             if callback is not None:
                 callback(events)
+        if not self._stopped:
+            self.mappings.settle_now_and_then()
 
     def _hear(self, vcpu: Vcpu, events: int) -> None:
         del events
@@ -309,6 +339,7 @@ class Machine:
             workload=self._boot.workload.text,
             seed=self._boot.seed,
             resident_pages=self.ram.resident_pages,
+            **self.mappings.status()._asdict(),
         )
 
     def _ops(self) -> tuple[int, ...]:
@@ -345,6 +376,8 @@ class Machine:
         self._raise_failure()
         if self._stopped:
             return
+        if self.mappings.active and self._vcpus:
+            self.call("pause", {})  # or one could need others to go on that have ended
         with self._all_or_nothing():
             numbers = [(vcpu, vcpu.post("stop", {})) for vcpu in self._vcpus if vcpu.pid]
             for vcpu, number in numbers:
@@ -352,10 +385,12 @@ class Machine:
                 self._take(vcpu, number)
                 vcpu.join()
         self._stopped = True
+        self.mappings.settle()
 
     def close(self) -> None:
         """End the vCPUs wherever they are, and let go of memory. Closing twice is fine."""
         self._kill()
+        self.mappings.close()
         self.ram.close()
 
     def __enter__(self) -> Self:

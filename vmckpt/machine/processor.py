@@ -13,9 +13,11 @@ A slice takes some tens of microseconds, so a vCPU stops soon, between two opera
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from vmckpt.errors import WorkerError
 from vmckpt.kernel.memory import Mapping as MemoryMapping
 from vmckpt.machine.access import Access, PlainAccess
 from vmckpt.machine.link import Link, Message
@@ -82,14 +84,28 @@ class Processor:
         control: memoryview,
         link: Link,
         commands: Mapping[str, Command],
+        amid: Collection[str] = (),
     ) -> None:
-        """`control` are the WORDS shared words; `commands` come on top of pause, resume and stop."""
+        """Put it together.
+
+        Args:
+            place: its memory.
+            operations: what it does.
+            state: where it starts.
+            access: how it touches memory.
+            control: WORDS words shared with the supervisor.
+            link: to the supervisor.
+            commands: on top of pause, resume and stop.
+            amid: names of those that are carried out while it waits in the midst of an operation, too (`ask`).
+        """
         self.place = place
         self.access = access
         self.ops, self.register = state
         self._operations = operations
         self._control = control
         self._link = link
+        self._amid = amid
+        self._later: deque[Message] = deque()  # came while it was in the midst of an operation
         self._commands = {"pause": _pause, "resume": _resume, "stop": _stop, **commands}
         self.paused = True
         self.until_ops: int | None = None
@@ -102,13 +118,35 @@ class Processor:
         """Live until told to stop, or until the supervisor is gone."""
         while not self.ended:
             if self.paused or self._at_last():
-                self._obey(self._link.receive())
+                self._obey(self._receive())
             elif self._control[ATTENTION]:
                 self._control[ATTENTION] = 0  # before the link is read: what is sent later sets it again
-                while self._link.wait(0) and self._obey(self._link.receive()):
+                while (self._later or self._link.wait(0)) and self._obey(self._receive()):
                     pass
             else:
                 self._step()
+
+    def ask(self, name: str, values: Mapping[str, object]) -> None:
+        """Ask the supervisor something in the midst of an operation, and wait for the answer, which has the same name.
+
+        Raises:
+            WorkerError: the supervisor is gone.
+        """
+        self._link.send(Message(name, 0, {**self.values(), **values}))
+        while True:
+            message = self._link.receive()
+            if message is None:
+                raise WorkerError("the machine's supervisor has ended")
+            if message.name == name:
+                return
+            if message.name in self._amid:
+                self._obey(message)
+            else:
+                self._later.append(message)
+                self._control[ATTENTION] = 1
+
+    def _receive(self) -> Message | None:
+        return self._later.popleft() if self._later else self._link.receive()
 
     def values(self) -> dict[str, object]:
         """What every answer says."""

@@ -1,11 +1,12 @@
 """The memory of a running machine: one memfd, mapped shared by each vCPU's process.
 
     page    0 ............................ page_count          page p lies at p * 4096 of the memfd, the guest's
-    memfd   [ hole | pages | hole | ...... )                    hole below 4 GiB (`layout`) takes no room in it
+    memfd   [ hole | pages | hole | ...... )[ other frames )   hole below 4 GiB (`layout`) takes no room in it
 
 A page that is zero and was never touched is a hole of the memfd and takes no memory. The supervisor reads through the
-descriptor, which no trace ever stops and which fills no hole; once the machine has started nobody writes through it,
-for such writes would slip past the vCPUs' traces. Made by `session`, and by tests.
+descriptor, which no trace ever stops and which fills no hole; once the machine has started nobody writes pages through it
+that vCPUs have traced, for such writes would slip past. The frames beyond the pages stay empty until pages share
+(`mappings`); from then on a table says where each page is. Made by `session`, and by tests.
 """
 
 import os
@@ -16,10 +17,13 @@ from typing import Self
 from vmckpt.errors import IoError
 from vmckpt.kernel.memory import Mapping, create_memfd
 from vmckpt.layout import Layout
+from vmckpt.machine.frames import SPARE_FRAMES
+from vmckpt.machine.mapped import MappedMemory
+from vmckpt.machine.pagetable import PageTable
 from vmckpt.pages import PAGE_BYTES, PageRange, Source
-from vmckpt.sources.file import SourceFile
 from vmckpt.sources.hashes import digest_of
-from vmckpt.sources.segments import Segment, SegmentSource
+from vmckpt.sources.memory import memory_source
+from vmckpt.sources.segments import SegmentSource
 from vmckpt.workers import Channel, Crew, worker_count
 
 __all__ = ["Ram", "machine_layout"]
@@ -46,6 +50,8 @@ class Ram:
     Attributes:
         layout: the guest-physical regions.
         fd: the memfd; of fixed length, so that no mapping of it ever ends in SIGBUS.
+        frame_count: how many pages it has room for: more than the machine has.
+        table: where pages are, if not each in its own place; whoever sets it closes it.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -56,7 +62,9 @@ class Ram:
             IoError: the kernel refused.
         """
         self.layout = layout
-        self.fd = create_memfd("vmckpt-ram", layout.memory_bytes, sealed=True)
+        self.frame_count = layout.page_count + 1 + SPARE_FRAMES
+        self.table: PageTable | None = None
+        self.fd = create_memfd("vmckpt-ram", self.frame_count * PAGE_BYTES, sealed=True)
 
     @classmethod
     def load(
@@ -93,6 +101,17 @@ class Ram:
         """Pages that take memory of the host: all but those that are zero and were never touched."""
         return os.fstat(self.fd).st_blocks * _BLOCK_BYTES // PAGE_BYTES
 
+    def populate(self) -> None:
+        """Have every page take memory now, as behind a host's large pages.
+
+        Raises:
+            IoError: there is not so much.
+        """
+        try:
+            os.posix_fallocate(self.fd, 0, self.memory_bytes)
+        except OSError as error:
+            raise IoError.of(error, f"cannot get {self.memory_bytes} bytes of memory") from error
+
     def map(self) -> Mapping:
         """A new mapping of all of it, in this process.
 
@@ -106,9 +125,9 @@ class Ram:
 
         What is read while a vCPU runs is whatever is there at that moment.
         """
-        segments = [Segment(region.pages, region.first_page * PAGE_BYTES) for region in self.layout.regions]
-        file = SourceFile(os.dup(self.fd), "memory of the machine")
-        return SegmentSource(file, "machine", self.layout, segments)
+        if self.table is not None:
+            return MappedMemory(os.dup(self.fd), self.layout, self.table)
+        return memory_source(os.dup(self.fd), self.layout)
 
     def digest(self, *, jobs: int | None = None) -> bytes:
         """The digest of memory, 16 bytes. No vCPU may run meanwhile.

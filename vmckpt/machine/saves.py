@@ -142,9 +142,12 @@ class Saves:
             raise UsageError(f"the machine is {self._machine.activity}: it can be saved after that")
         now = self._sample()
         before = _rate(self._samples[0], now)
-        traces = prepare(self._machine, wanted)
+        machine = self._machine
+        if wanted.first_touch or wanted.writes:
+            machine.mappings.reform_all()  # traces are of pages in place
+        traces = prepare(machine, wanted)
         try:
-            caller.descriptors += [os.dup(self._machine.ram.fd), *traces.give()]
+            caller.descriptors += [os.dup(machine.ram.fd), *machine.mappings.give(), *traces.give()]
         except OSError as error:
             traces.lift()
             self._machine.call("trace-leave", {})
@@ -153,7 +156,8 @@ class Saves:
         self._machine.activity = "saving"
         caller.at_end = partial(self.abort, "its connection ended")
         regions = [[region.gpa, region.size_bytes] for region in self._machine.ram.layout.regions]
-        return {"mechanism": traces.mechanism, "regions": regions, "bases": list(traces.bases)}
+        answer = {"mechanism": traces.mechanism, "regions": regions, "bases": list(traces.bases)}
+        return {**answer, "page_table": machine.mappings.active}
 
     def _begin(self, values: Mapping[str, object], caller: Caller) -> Mapping[str, object]:
         save = self._own(caller, values)

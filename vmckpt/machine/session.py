@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 from vmckpt.checkpoint.format import SectionType
 from vmckpt.checkpoint.reader import Checkpoint
 from vmckpt.errors import FormatError, UsageError
+from vmckpt.machine.breakups import BreakUps
 from vmckpt.machine.control import ControlServer
 from vmckpt.machine.machine import Machine, MachineStatus
 from vmckpt.machine.ram import Ram
@@ -123,7 +124,7 @@ class Session:
         self.machine = machine
         self.control = control
         self._saves = Saves(machine)
-        control.serve(machine, self._saves.handlers())
+        control.serve(machine, {**self._saves.handlers(), **BreakUps(machine).handlers()})
         self._boot_ops = machine.status().ops_per_vcpu
         self._started_s = time.monotonic()
         self._ended_by = "signal"

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from vmckpt.errors import IoError, VmckptError, WorkerError
@@ -42,6 +42,8 @@ class Role(NamedTuple):
     """`processor.WORDS` words, shared."""
     attach: Attach
     commands: Mapping[str, Command]
+    amid: Collection[str] = ()
+    """Commands that it carries out while it waits in the midst of an operation, too."""
 
 
 class Vcpu:
@@ -53,6 +55,7 @@ class Vcpu:
         fd: readable when it has something to say, or has ended: call `hear` then.
         state: its registers, as it last told them; exact while it does not run.
         reached: it has done its last operation, and waits.
+        on_event: called with what it asks in the midst of an operation (`Processor.ask`); `answer` lets it go on.
     """
 
     def __init__(self, role: Role) -> None:
@@ -60,6 +63,8 @@ class Vcpu:
         self.index = role.share.vcpu
         self.state = role.state
         self.reached = False
+        self.on_event: Callable[[Message], None] = lambda _: None
+        self._answers: dict[int, Message] = {}  # came while another one was waited for
         self._control = role.control
         self._control[LIVE_OPS] = role.state.ops
         self._number = 0
@@ -112,24 +117,29 @@ class Vcpu:
             WorkerError: the vCPU has ended, or does not answer in time.
         """
         deadline_s = time.monotonic() + timeout_s
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            if not self._link.wait(min(left_s, _SILENCE_S)):
+        while number not in self._answers and (left_s := deadline_s - time.monotonic()) > 0:
+            if self._link.wait(min(left_s, _SILENCE_S)):
+                self.hear()
+            else:
                 meanwhile()
-                continue
-            message = self.hear()
-            if message.number == number:
-                return message
+        if number in self._answers:
+            return self._answers.pop(number)
         raise WorkerError(
             f"vCPU {self.index} (process {self.pid}) did not answer within {timeout_s:g} s: is it stopped, or waiting "
             "for a page that nobody brings?"
         )
 
+    def answer(self, name: str) -> None:
+        """Let it go on that asked `name` in the midst of an operation; should it have ended, that is heard elsewhere."""
+        with contextlib.suppress(IoError):
+            self._link.send(Message(name, 0, {}))
+
     def has_news(self) -> bool:
         """Whether there is a message to receive, or the end."""
         return self._link.wait(0)
 
-    def hear(self) -> Message:
-        """Receive one message.
+    def hear(self) -> None:
+        """Receive one message; an answer is kept until it is taken.
 
         Raises:
             WorkerError: the vCPU has ended.
@@ -143,7 +153,10 @@ class Vcpu:
         self.state = VcpuState(ops, register)
         if message.name in {"reached", "resume"}:  # in the order in which they happened
             self.reached = message.name == "reached"
-        return message
+        if message.number:
+            self._answers[message.number] = message
+        elif message.name != "reached":
+            self.on_event(message)
 
     def join(self) -> None:
         """Wait until the process has ended, after it answered `stop`."""
@@ -208,6 +221,7 @@ def _live(role: Role, link: Link, parent_pid: int) -> NoReturn:
             control=role.control,
             link=link,
             commands=role.commands,
+            amid=role.amid,
         ).run()
         code = 0
     except VmckptError as error:

@@ -18,6 +18,7 @@ from vmckpt.errors import VmckptError, WorkerError
 from vmckpt.kernel.clock import process_started_s
 from vmckpt.kernel.features import probe
 from vmckpt.kernel.process import Pidfd
+from vmckpt.machine.breakups import BreakUps
 from vmckpt.machine.connection import Caller, Handler
 from vmckpt.machine.control import ControlServer
 from vmckpt.machine.link import Link
@@ -150,7 +151,7 @@ class LazyRestore:
 
     def _handlers(self, saves: Saves) -> dict[str, Handler]:
         """Those of any machine; before it is stopped, one last look at its page tables."""
-        handlers = saves.handlers()
+        handlers = {**saves.handlers(), **BreakUps(self.machine).handlers()}
         stop = handlers["stop"]
 
         def look_and_stop(values: Mapping[str, object], caller: Caller) -> Mapping[str, object]:

@@ -18,6 +18,7 @@ from vmckpt.errors import IoError, SourceError
 from vmckpt.kernel.userfaultfd import Userfaultfd
 from vmckpt.layout import Layout
 from vmckpt.machine.client import Conversation
+from vmckpt.machine.mapped import LentMemory
 from vmckpt.machine.state import MOST_VCPUS, MachineState
 from vmckpt.pages import PageRange
 from vmckpt.sources.memory import memory_source
@@ -50,7 +51,7 @@ class Guest:
 
     Attributes:
         layout: of its memory.
-        memory_fd: where page p lies at p * 4096.
+        memory_fd: where page p lies at p * 4096, unless it shares; then `memory` knows.
         mechanism: `userfaultfd`, `software`, or `none`.
         vcpus: how many it has.
     """
@@ -72,7 +73,7 @@ class Guest:
         self._descriptors = list(answer.descriptors)
         self._needs = needs
         self._table: TraceTable | None = None
-        self.memory_fd = -1
+        self.memory_fd = self._page_table_fd = -1
         try:
             with _understood():
                 self._take(answer.values)
@@ -86,6 +87,8 @@ class Guest:
         self._bases = [_number(base) for base in _list(values["bases"])]
         self.vcpus = _number(values["vcpus"])
         self.memory_fd = self._descriptors.pop(0)
+        if values.get("page_table"):
+            self._page_table_fd = self._descriptors.pop(0)
         expected = {"userfaultfd": (self.vcpus, self.vcpus), "software": (0, self.vcpus + 1), "none": (0, 0)}
         handed = len(self._bases), len(self._descriptors)
         if not 1 <= self.vcpus <= MOST_VCPUS or handed != expected[self.mechanism]:
@@ -95,6 +98,8 @@ class Guest:
         """Its memory as it is at the moment of reading; `name` is what to call it."""
         fd = os.dup(self.memory_fd)
         try:
+            if self._page_table_fd >= 0:
+                return LentMemory.over(fd, self.layout, self._page_table_fd, self.vcpus, name)
             return memory_source(fd, self.layout, name)
         except BaseException:
             os.close(fd)
@@ -196,9 +201,9 @@ class Guest:
 
     def close(self) -> None:
         """Close what it handed over; closing twice is fine."""
-        for fd in filter(lambda fd: fd >= 0, [*self._descriptors, self.memory_fd]):
+        for fd in filter(lambda fd: fd >= 0, [*self._descriptors, self.memory_fd, self._page_table_fd]):
             os.close(fd)
-        self._descriptors, self.memory_fd = [], -1
+        self._descriptors, self.memory_fd, self._page_table_fd = [], -1, -1
         if self._table is not None:
             self._table.close()
 

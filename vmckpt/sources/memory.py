@@ -8,7 +8,7 @@ from vmckpt.pages import PAGE_BYTES
 from vmckpt.sources.file import SourceFile
 from vmckpt.sources.segments import Segment, SegmentSource
 
-__all__ = ["memory_source"]
+__all__ = ["MemoryFile", "memory_source"]
 
 
 def memory_source(fd: int, layout: Layout, name: str = "memory of the machine") -> SegmentSource:
@@ -18,10 +18,10 @@ def memory_source(fd: int, layout: Layout, name: str = "memory of the machine") 
         IoError: the descriptor is no file of such a length.
     """
     segments = [Segment(region.pages, region.first_page * PAGE_BYTES) for region in layout.regions]
-    return SegmentSource(_MemoryFile(fd, name), "machine", layout, segments)
+    return SegmentSource(MemoryFile(fd, name), "machine", layout, segments)
 
 
-class _MemoryFile(SourceFile):
+class MemoryFile(SourceFile):
     """A file that changes under its reader, as it should."""
 
     __slots__ = ()
