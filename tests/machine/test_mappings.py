@@ -14,6 +14,7 @@ from tests.machine.test_machine import SOON_S, digest_of, until
 from vmckpt.errors import IoError, UsageError, WorkerError
 from vmckpt.layout import PAGE_BYTES, Layout
 from vmckpt.machine.activity import ActivityTest, Thresholds
+from vmckpt.machine.forming import reform, reform_all
 from vmckpt.machine.machine import Machine
 from vmckpt.machine.merge import Merged, Merger
 from vmckpt.machine.ram import Ram
@@ -79,9 +80,9 @@ class Harasser:
         if what < 0.5:
             self.freed += self.merger.break_up(self.some()).freed_pages
         elif what < 0.75:
-            self.formed += self.machine.mappings.reform(self.some())
+            self.formed += reform(self.machine.mappings, self.some())
         elif what < 0.8:
-            self.formed += self.machine.mappings.reform_all()
+            self.formed += reform_all(self.machine.mappings)
         elif self.test is None:
             self.test = ActivityTest(self.machine.mappings, self.some(), Thresholds(0.5, 0.1))
         elif what < 0.9:
@@ -143,10 +144,10 @@ def test_formed_again_everything_is_where_it_was_and_has_its_memory_back(tmp_pat
     with machine:
         digest = machine.digest()
         merger.break_up([0, 1, 2, 3])
-        assert machine.mappings.reform([1, 3]) == 2
+        assert reform(machine.mappings, [1, 3]) == 2
         assert machine.digest() == digest
         assert machine.status().small_pages == 16
-        assert machine.mappings.reform_all() == 2
+        assert reform_all(machine.mappings) == 2
         assert machine.ram.table is None
         status = machine.status()
         assert (status.small_pages, status.shared_pages, status.freed_pages) == (0, 0, 0)
@@ -332,7 +333,7 @@ def test_large_pages_keep_their_size_while_some_are_small(tmp_path: Path) -> Non
             UsageError, match="have 32768 bytes until all of them are formed again, and not 65536"
         ):
             machine.mappings.use(65536)
-        machine.mappings.reform_all()
+        reform_all(machine.mappings)
         machine.mappings.use(65536)
         with pytest.raises(UsageError, match="no large page 4"):
             machine.mappings.demote(4)
@@ -398,9 +399,9 @@ def test_what_was_broken_up_during_a_test_stays_broken(tested: Machine) -> None:
 
 def test_a_test_whose_large_pages_were_formed_by_others_finds_nothing(tested: Machine) -> None:
     test = ActivityTest(tested.mappings, [0, 1, 2], Thresholds())
-    tested.mappings.reform([1])
+    reform(tested.mappings, [1])
     assert {each.large_page for each in test.scan()} == {0, 2}
-    tested.mappings.reform_all()
+    reform_all(tested.mappings)
     assert test.scan() == []
     test.end()
 

@@ -16,8 +16,8 @@ from vmckpt.errors import IoError, UsageError
 from vmckpt.layout import PAGE_BYTES, Layout
 from vmckpt.machine.boot import Booted, boot
 from vmckpt.machine.client import ask
-from vmckpt.sharing.breakup import Aim, Watched, break_up, broken_of, look, target_of, watch
-from vmckpt.sharing.choose import planned
+from vmckpt.sharing.breakup import Seen, Watched, break_up, broken_of, look, target_of, watch
+from vmckpt.sharing.choose import planned, shareable_pages
 from vmckpt.sharing.hashes import hashes_of
 from vmckpt.sources import open_source
 
@@ -132,23 +132,23 @@ def test_hashes_of_a_machine_are_those_of_its_image_broken_up_or_not(guest: str)
                 break_up(booted.conversation, range(8))
 
 
+def planned_for(booted: Booted, target_pages: int) -> list[int]:
+    broken, _ = broken_of(booted.conversation)
+    memory = look(booted.conversation, "vm.sock")
+    return [number for _, number in planned([Seen(memory, small_already=broken)], target_pages, LARGE)]
+
+
 def test_a_plan_frees_what_it_says(booted: Booted) -> None:
     freed = 0
     for target in (20, 100, 300):
-        broken, _ = broken_of(booted.conversation)
-        memory = look(booted.conversation, "vm.sock")
-        numbers = planned(memory, Aim(target, LARGE, {}, broken))
+        numbers = planned_for(booted, target)
         report = break_up(booted.conversation, numbers, large_page_bytes=LARGE)
         assert report.freed_pages >= target
-        assert not set(numbers) & broken
+        assert report.broken_large_pages == len(numbers)
         freed += report.freed_pages
     assert booted.conversation.ask("status").values["freed_pages"] == freed
-    everything = planned(
-        look(booted.conversation, "vm.sock"), Aim(10**9, LARGE, {}, broken_of(booted.conversation)[0])
-    )
-    break_up(booted.conversation, everything, large_page_bytes=LARGE)
-    left = planned(look(booted.conversation, "vm.sock"), Aim(1, LARGE, {}, broken_of(booted.conversation)[0]))
-    assert break_up(booted.conversation, left, large_page_bytes=LARGE).freed_pages == 0
+    break_up(booted.conversation, planned_for(booted, 10**9), large_page_bytes=LARGE)
+    assert break_up(booted.conversation, planned_for(booted, 1), large_page_bytes=LARGE).freed_pages == 0
 
 
 def test_enough_is_enough(booted: Booted) -> None:
@@ -186,10 +186,23 @@ def test_targets_that_no_machine_meets_are_refused(size: int) -> None:
 
 
 def test_cold_large_pages_come_first() -> None:
+    large = 4 * PAGE_BYTES
     memory = hashes_of_memory(Memory([1, 1, 2, 3, 4, 4, 5, 6], Layout.flat(8 * PAGE_BYTES)))
-    watched = {0: Watched(1.0, "hot"), 1: Watched(0.0, "cold")}
-    assert planned(memory, Aim(1, 4 * PAGE_BYTES, watched)) == [1]
-    assert planned(memory, Aim(1, 4 * PAGE_BYTES, {1: Watched(1.0, "hot"), 0: Watched(0.0, "cold")})) == [0]
-    assert sorted(planned(memory, Aim(2, 4 * PAGE_BYTES, watched))) == [0, 1]
-    assert planned(memory, Aim(2, 4 * PAGE_BYTES, watched, spared=frozenset([0]))) == [1]
-    assert planned(memory, Aim(1, 4 * PAGE_BYTES, watched, small_already=frozenset([1]))) == [0]
+    first, second = (
+        {0: Watched(1.0, "hot"), 1: Watched(0.0, "cold")},
+        {1: Watched(1.0, "hot"), 0: Watched(0.0, "cold")},
+    )
+    assert planned([Seen(memory, first)], 1, large) == [(0, 1)]
+    assert planned([Seen(memory, second)], 1, large) == [(0, 0)]
+    assert sorted(planned([Seen(memory, first)], 2, large)) == [(0, 0), (0, 1)]
+    assert planned([Seen(memory, first, spared=frozenset([0]))], 2, large) == [(0, 1)]
+    assert planned([Seen(memory, first, small_already=frozenset([1]))], 1, large) == [(0, 0)]
+
+
+def test_machines_do_not_share_with_each_other() -> None:
+    large = 4 * PAGE_BYTES
+    alike = [hashes_of_memory(Memory([1, 2, 3, 4], Layout.flat(large))) for _ in range(2)]
+    assert planned([Seen(memory) for memory in alike], 1, large) == []
+    twice = hashes_of_memory(Memory([1, 2, 1, 4], Layout.flat(large)))
+    assert planned([Seen(alike[0]), Seen(twice)], 1, large) == [(1, 0)]
+    assert [shareable_pages(Seen(memory), large) for memory in (alike[0], twice)] == [{0: 0}, {0: 2}]

@@ -176,7 +176,7 @@ def _planned(
     quiet: bool,
 ) -> "tuple[int, Sequence[int], dict[str, object]]":
     """Size and numbers of the large pages to break up, and what to say of the plan."""
-    from vmckpt.sharing.breakup import Aim, broken_of, look, target_of, watch  # noqa: PLC0415
+    from vmckpt.sharing.breakup import Seen, broken_of, look, target_of, watch  # noqa: PLC0415
     from vmckpt.sharing.choose import planned  # noqa: PLC0415
     from vmckpt.workers import worker_count  # noqa: PLC0415
 
@@ -185,9 +185,10 @@ def _planned(
     watched = watch(conversation, seconds=watch_s, large_page_bytes=large_page_bytes) if watch_s else {}
     with progress_bar("reading memory", quiet=quiet) as progress:
         hashes = look(conversation, socket_path, jobs=worker_count(jobs), progress=progress)
-    numbers = planned(hashes, Aim(target_pages, large_page_bytes, watched, broken))
+    breaks = planned([Seen(hashes, watched, broken)], target_pages, large_page_bytes)
     levels = [each.level for each in watched.values()]
     counts = {level: levels.count(level) for level in ("hot", "warm", "cold")}
+    numbers = [number for _, number in breaks]
     return large_page_bytes, numbers, {"target_pages": target_pages, "levels": counts if watched else None}
 
 

@@ -70,6 +70,7 @@ def boot(
     *,
     progress: Callable[[int, int], None] | None = None,
     warmup_ops: int = 0,
+    populate: bool = False,
 ) -> Booted:
     """Load a machine, and let it run.
 
@@ -78,6 +79,7 @@ def boot(
         wishes: what to run.
         progress: told (done bytes, total bytes) as memory is loaded.
         warmup_ops: return when each vCPU has done so many operations.
+        populate: have zero pages take memory too, as they do behind a host's large pages.
 
     Raises:
         VmckptError: as `Session.open`.
@@ -90,7 +92,7 @@ def boot(
         ours.close()
         _follow(parent_pid)
         report = partial(_report, channel)
-        with Session.open(path, wishes, progress=report) as session:
+        with Session.open(path, wishes, populate=populate, progress=report) as session:
             session.start()
             session.warm_up(warmup_ops)
             session.control.adopt(theirs)

@@ -1,6 +1,6 @@
 """Large pages broken up, formed again and watched, as the supervisor serves it (docs/machine.md has the requests).
 
-    break-up ─▶ Merger          re-form ─▶ Mappings          activity-begin, -scan, -end ─▶ ActivityTest, one at a time
+    break-up ─▶ Merger          re-form ─▶ forming          activity-begin, -scan, -end ─▶ ActivityTest, one at a time
 
 Each request does a bounded piece of work and leaves nothing half done: who asks sends as many as it takes, and the
 machine goes on, whoever goes away. While memory is saved or restored it is refused. Given to the control server as
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from vmckpt.errors import UsageError
 from vmckpt.machine.activity import ActivityTest, Thresholds
 from vmckpt.machine.connection import Caller, Handler
+from vmckpt.machine.forming import reform
 from vmckpt.machine.large import LARGE_PAGE_BYTES
 from vmckpt.machine.machine import Machine
 from vmckpt.machine.merge import Merger
@@ -51,7 +52,7 @@ class BreakUps:
     def _reform(self, values: Mapping[str, object], caller: Caller) -> Mapping[str, object]:
         del caller
         numbers = self._wanted(values, "large_pages", "large_page_bytes")
-        return {"formed_large_pages": self._mappings.reform(numbers)}
+        return {"formed_large_pages": reform(self._mappings, numbers)}
 
     def _broken(self, values: Mapping[str, object], caller: Caller) -> Mapping[str, object]:
         del caller

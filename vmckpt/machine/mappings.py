@@ -1,6 +1,6 @@
 """The mappings of a machine's memory, as its supervisor keeps them: large pages taken apart, and put together again.
 
-    large ── demote ─▶ small, pages in place ── (merge: equal pages share) ─▶ pages anywhere ── reform ─▶ large
+    large ── demote ─▶ small, pages in place ── (`merge`: equal pages share) ─▶ pages anywhere ── (`forming`) ─▶ large
       ▲                       │                                                     │ a write
       └────── promote ────────┘                                                     └──▶ fault: a frame of its own
 
@@ -9,8 +9,10 @@ is small there is no table, and vCPUs touch memory as they always do.
 
 What is taken from under running vCPUs is taken in this order: the page loses WRITABLE, a *fence* (every vCPU passes
 between two operations), and only then are its bytes looked at, copied, or left. Pages in that state are *busy*: a vCPU
-that writes to one waits for some milliseconds, until the step is over. Called by `machine`, `saves` and `breakups`; in
-the supervisor's one thread.
+that writes to one waits for some milliseconds, until the step is over. Called by `machine`, `merge`, `forming` and
+`activity`; in the supervisor's one thread.
+
+Longer than most modules: all of it keeps one invariant, that the table says what `frames` says, and nobody can tell when.
 """
 
 import contextlib
@@ -294,8 +296,12 @@ class Mappings:
         entry = self.frames.frame_of(page) << FRAME_SHIFT | SMALL
         self.table.entries[page] = entry | WRITABLE if may_write else entry
 
-    def _move(self, pages: Iterable[int], source: int, target: int) -> None:
-        """Copy a frame to one that was taken, and have pages use that."""
+    def move(self, pages: Iterable[int], source: int, target: int) -> None:
+        """Copy a frame to one that was taken, and have pages use that; who has the old one is busy, or cannot write.
+
+        Raises:
+            IoError: there is no memory for it; nothing has changed.
+        """
         assert self.frames is not None
         try:
             if source != self.frames.zero_frame:  # the target is zero already
@@ -339,66 +345,11 @@ class Mappings:
             self.fence()  # the vCPU that waits answers it as well
             target = frames.take(page)
         try:
-            self._move((page,), frames.frame_of(page), target)
+            self.move((page,), frames.frame_of(page), target)
         except IoError as error:
             raise WorkerError(
                 f"a page that shares its memory was written to, and there is no more: {error}"
             ) from error
-
-    # ---- small to large
-
-    def reform(self, numbers: Iterable[int]) -> int:
-        """Put large pages together again: every page goes back to its home, which takes memory; how many there were.
-
-        Raises:
-            UsageError: there is no such large page.
-            IoError: there is no memory; those that are done stay done.
-            WorkerError: a vCPU has ended.
-        """
-        ranges = [(number, self.large.pages_of(number)) for number in numbers]
-        count = 0
-        for number, pages in ranges:
-            if number in self._small:
-                self._gather(pages)
-                self.promote(number)
-                count += 1
-        self.leave()
-        return count
-
-    def _gather(self, pages: PageRange) -> None:
-        """Have all pages in place, and nobody read another page in one of their frames any more."""
-        assert self.frames is not None
-        is_done = False
-        while not is_done:
-            for start in range(*pages, STEP_PAGES):
-                self._go_home(PageRange(start, min(start + STEP_PAGES, pages.end)))
-            self.settle()
-            # A page whose frame others had left just before may have been moved by a write meanwhile; but only once.
-            is_done = all(map(self.frames.is_at_home, range(*pages)))
-
-    def reform_all(self) -> int:
-        """The same for all."""
-        return self.reform(sorted(self._small))
-
-    def _go_home(self, pages: PageRange) -> None:
-        frames = self.frames
-        assert frames is not None
-        away = [page for page in range(*pages) if not frames.is_at_home(page)]
-        if not away:
-            return
-        guests = {page: [user for user in frames.users_of(page) if user != page] for page in away}
-        frames.reserved = range(*pages)
-        try:
-            with self.busy({*away, *(user for users in guests.values() for user in users)}):
-                for home, users in guests.items():
-                    if users:
-                        self._move(users, home, frames.take(users[0]))
-                self.fence()
-                for page in away:
-                    if frames.frame_of(page) != page:
-                        self._move((page,), frames.frame_of(page), frames.take_home(page))
-        finally:
-            frames.reserved = range(0)
 
 
 def _copy(fd: int, source: int, target: int, buffer: memoryview) -> None:

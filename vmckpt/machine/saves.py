@@ -19,6 +19,7 @@ from functools import partial
 
 from vmckpt.errors import IoError, UsageError, WorkerError
 from vmckpt.machine.connection import Caller, Handler
+from vmckpt.machine.forming import reform_all
 from vmckpt.machine.machine import Machine
 from vmckpt.machine.traces import MECHANISMS, Traces, Wanted, prepare
 
@@ -144,7 +145,7 @@ class Saves:
         before = _rate(self._samples[0], now)
         machine = self._machine
         if wanted.first_touch or wanted.writes:
-            machine.mappings.reform_all()  # traces are of pages in place
+            reform_all(machine.mappings)  # traces are of pages in place
         traces = prepare(machine, wanted)
         try:
             caller.descriptors += [os.dup(machine.ram.fd), *machine.mappings.give(), *traces.give()]

@@ -136,6 +136,7 @@ class Session:
         wishes: Wishes = Wishes(),  # noqa: B008 immutable
         *,
         socket_path: str | None = None,
+        populate: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Self:
         """Load a machine, at rest.
@@ -144,6 +145,7 @@ class Session:
             path: an image, an ELF core or a checkpoint.
             wishes: what to run.
             socket_path: where to listen, if anywhere.
+            populate: have zero pages take memory too, as they do behind a host's large pages.
             progress: told (done bytes, total bytes) as memory is loaded.
 
         Raises:
@@ -157,6 +159,8 @@ class Session:
             control = ControlServer(socket_path)
             try:
                 ram = Ram.load(source, progress=progress)
+                if populate:
+                    ram.populate()
                 machine = Machine(ram, state, recording=recording)
             except BaseException:
                 control.close()

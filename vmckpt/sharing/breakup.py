@@ -10,6 +10,7 @@ that costs time (hashes, the plan) is spent in this process. Called by the comma
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from vmckpt.errors import IoError, SourceError, UsageError
@@ -23,9 +24,9 @@ from vmckpt.sharing.hashes import PageHashes, hashes_of
 from vmckpt.units import format_size
 
 __all__ = [
-    "Aim",
     "BreakUpReport",
     "Planner",
+    "Seen",
     "Watched",
     "break_up",
     "broken_of",
@@ -46,12 +47,11 @@ class Watched(NamedTuple):
     """`hot`, `warm` or `cold`."""
 
 
-class Aim(NamedTuple):
-    """What a plan is to come to."""
+class Seen(NamedTuple):
+    """What is known of a machine that runs."""
 
-    target_pages: int
-    large_page_bytes: int
-    watched: Mapping[int, Watched]
+    memory: PageHashes
+    watched: Mapping[int, Watched] = MappingProxyType({})
     """By large page; empty where nobody watched."""
     small_already: frozenset[int] = frozenset()
     """Large pages that are broken already."""
@@ -62,8 +62,13 @@ class Aim(NamedTuple):
 class Planner(Protocol):
     """Chooses large pages."""
 
-    def __call__(self, memory: PageHashes, aim: Aim) -> Sequence[int]:
-        """Large pages whose break-up frees `aim.target_pages`, the fewest and coldest; all that help, should that be less."""
+    def __call__(
+        self, seen: Sequence[Seen], target_pages: int, large_page_bytes: int
+    ) -> Sequence[tuple[int, int]]:
+        """Break-ups that free `target_pages`, the fewest and coldest; all that help, should that be less.
+
+        Each is the position of a machine in `seen`, and the number of a large page.
+        """
 
 
 class BreakUpReport(NamedTuple):

@@ -1,54 +1,66 @@
-"""A plan for one running machine: which of its large pages to break up, from its page hashes and what was watched.
+"""A plan for running machines: which of their large pages to break up, from page hashes and what was watched.
 
-Called by the command `vm break-up` and by `bench overcommit`, which take any other `breakup.Planner` as well.
+    page hashes, activity, what is broken already ─▶ large pages in order, each scored exactly ─▶ the first so many
+
+Machines do not trust each other: equal pages count within one. Pure. Called by the command `vm break-up` and by
+`bench overcommit`; both take any other `breakup.Planner` as well.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 
-from vmckpt.sharing.breakup import Aim
-from vmckpt.sharing.hashes import PageHashes
+from vmckpt.sharing.breakup import Seen
 from vmckpt.sharing.large import LargePages, large_pages_of, potential_of
-from vmckpt.sharing.table import SharingTable, table_of
+from vmckpt.sharing.table import Numbers, SharingTable, table_of
 
-__all__ = ["planned"]
+__all__ = ["planned", "shareable_pages"]
 
 _COLDNESS = 16  # steps of activity that are told apart: within one, who frees more comes first
+_UNKNOWN = 0.5  # activity of a large page that nobody watched
+
+_Marks = npt.NDArray[np.bool_]
 
 
-def planned(memory: PageHashes, aim: Aim) -> list[int]:
+def planned(seen: Sequence[Seen], target_pages: int, large_page_bytes: int) -> list[tuple[int, int]]:
     """A `breakup.Planner`: coldest first, then those that free most; the first so many that meet the target."""
-    table, large = table_of([memory]), large_pages_of([memory], aim.large_page_bytes)
+    memories = [each.memory for each in seen]
+    table = table_of(memories).within(range(len(seen)))
+    large = large_pages_of(memories, large_page_bytes)
+    places = list(zip(large.images.tolist(), large.numbers.tolist(), strict=True))
+    already = np.array([number in seen[image].small_already for image, number in places], np.bool_)
+    spared = np.array([number in seen[image].spared for image, number in places], np.bool_)
+    touched = np.array([_touched(seen[image], number) for image, number in places], np.float64)
     gain = potential_of(table, large).gain
-    numbers = large.numbers.tolist()
-    left = np.array(
-        [number not in aim.small_already and number not in aim.spared for number in numbers], np.bool_
-    )
-    unknown = 0.5
-    touched = np.array(
-        [aim.watched[number].touched_part if number in aim.watched else unknown for number in numbers],
-        np.float64,
-    )
     order = np.lexsort((-gain, np.ceil(touched * _COLDNESS)))
-    order = order[(left & (gain > 0))[order]]
-    already = np.array([number in aim.small_already for number in numbers], np.bool_)
+    order = order[(~already & ~spared & (gain > 0))[order]]
     freed = _freed(table, large, order, already)
-    enough = int(np.searchsorted(freed, aim.target_pages)) + 1
-    return [numbers[index] for index in order[:enough].tolist()]
+    enough = int(np.searchsorted(freed, target_pages)) + 1
+    return [places[index] for index in order[:enough].tolist()]
 
 
-def _freed(
-    table: SharingTable,
-    large: LargePages,
-    order: np.ndarray[tuple[int], np.dtype[np.int64]],
-    already: np.ndarray[tuple[int], np.dtype[np.bool_]],
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def shareable_pages(seen: Seen, large_page_bytes: int) -> dict[int, int]:
+    """How many small pages of each large page are zero or have an equal in the same machine."""
+    large = large_pages_of([seen.memory], large_page_bytes)
+    shareable = potential_of(table_of([seen.memory]), large).shareable
+    return dict(zip(large.numbers.tolist(), shareable.tolist(), strict=True))
+
+
+def _touched(seen: Seen, number: int) -> float:
+    watched = seen.watched.get(number)
+    return _UNKNOWN if watched is None else watched.touched_part
+
+
+def _freed(table: SharingTable, large: LargePages, order: Numbers, already: _Marks) -> Numbers:
     """Pages freed once the first 1, 2, ... of `order` are broken up."""
-    rank = np.full(len(large), len(order), np.int64)
-    rank[order] = np.arange(len(order))
+    count = len(order)
+    rank = np.full(len(large), count, np.int64)
+    rank[order] = np.arange(count)
     of = large.of(table.places)
     ranks = np.where(already[of], -1, rank[of])
-    copies = np.bincount(ranks[(ranks >= 0) & (ranks < len(order))], minlength=len(order))
+    copies = np.bincount(ranks[(ranks >= 0) & (ranks < count)], minlength=count)
     # Of each content the copy that comes first keeps its frame, unless a small one is there already.
     firsts = np.minimum.reduceat(ranks, table.starts[:-1]) if len(ranks) else ranks
-    keepers = np.bincount(firsts[(firsts >= 0) & (firsts < len(order))], minlength=len(order))
+    keepers = np.bincount(firsts[(firsts >= 0) & (firsts < count)], minlength=count)
     return np.cumsum(large.zero_pages[order] + copies - keepers)
