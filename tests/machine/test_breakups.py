@@ -175,7 +175,7 @@ def test_the_end_of_a_connection_ends_its_activity_test(guest: str, tmp_path: Pa
 
 
 def test_the_activity_test_tells_hot_from_cold(booted: Booted) -> None:
-    values(booted, "activity-begin", hot=0.5, cold=0.0, **LARGE)
+    values(booted, "activity-begin", hot=0.5, **LARGE)
     deadline_s = time.monotonic() + SOON_S
     levels: dict[str, int] = {}
     while not {"hot", "cold"} <= set(levels):

@@ -13,7 +13,7 @@ from tests.machine.machines import WORKLOADS, boot, children, content, image, lo
 from tests.machine.test_machine import SOON_S, digest_of, until
 from vmckpt.errors import IoError, UsageError, WorkerError
 from vmckpt.layout import PAGE_BYTES, Layout
-from vmckpt.machine.activity import ActivityTest, Thresholds
+from vmckpt.machine.activity import ActivityTest, Thresholds, level_of
 from vmckpt.machine.forming import reform, reform_all
 from vmckpt.machine.machine import Machine
 from vmckpt.machine.merge import Merged, Merger
@@ -414,3 +414,24 @@ def test_memory_in_two_regions_has_large_pages_by_address(tmp_path: Path) -> Non
         machine.start(paused=True)
         assert Merger(machine.ram, machine.mappings).break_up([13]) == Merged(1, 3, 0)
         assert machine.status().small_pages == 3
+
+
+@pytest.mark.parametrize(
+    ("scans", "level"),
+    [
+        ([0], "cold"),
+        ([7, 7], "cold"),
+        ([8], "warm"),
+        ([0, 8, 0], "warm"),
+        ([127], "warm"),
+        ([0, 128, 0], "hot"),
+        ([512], "hot"),
+    ],
+    ids=str,
+)
+def test_a_large_page_is_as_active_as_its_busiest_scan(scans: list[int], level: str) -> None:
+    assert level_of(scans, 512, Thresholds()) == level
+
+
+def test_a_large_page_that_nobody_touches_is_never_hot() -> None:
+    assert level_of([0], 512, Thresholds(hot=0.0, cold=0.0)) == "warm"

@@ -23,8 +23,8 @@ class Thresholds(NamedTuple):
 
     hot: float = 0.25
     """So many, or more, in any scan: hot."""
-    cold: float = 0.02
-    """So many, or fewer, in every scan: cold. Between the two: warm."""
+    cold: float = 1 / 64
+    """Fewer in every scan: cold; of 512, up to 7. Between the two: warm."""
 
 
 class Activity(NamedTuple):
@@ -43,7 +43,7 @@ def level_of(touched: Sequence[int], pages: int, thresholds: Thresholds) -> str:
     most = max(touched)
     if most >= thresholds.hot * pages and most > 0:
         return HOT
-    return COLD if most <= thresholds.cold * pages else WARM
+    return COLD if most < thresholds.cold * pages else WARM
 
 
 class ActivityTest:
