@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 from vmckpt.hashing import ZERO_PAGE_HASH, page_hash
 from vmckpt.layout import PAGE_BYTES
-from vmckpt.machine.mappings import STEP_PAGES, Mappings
+from vmckpt.machine.mappings import Mappings
 from vmckpt.machine.ram import Ram
 from vmckpt.pages import ZERO_PAGE, PageRange, PageReader
 
 __all__ = ["Merged", "Merger"]
 
 _NO_PAGE = -1
+_STEP_PAGES = 2048  # who writes to one of them waits for some ten milliseconds; more would save few fences
 
 
 class Merged(NamedTuple):
@@ -64,8 +65,8 @@ class Merger:
             mappings.broken.add(number)
         freed = differed = 0
         with self._ram.reader() as reader:
-            for pages in _steps(ranges):
-                candidates = list(self._nominate(pages, reader))
+            for step in _steps(ranges):
+                candidates = [each for pages in step for each in self._nominate(pages, reader)]
                 more_freed, more_differed = self._decide(candidates, reader)
                 freed, differed = freed + more_freed, differed + more_differed
         mappings.settle()
@@ -135,7 +136,16 @@ class Merger:
         return own == others
 
 
-def _steps(ranges: Sequence[PageRange]) -> Iterator[PageRange]:
+def _steps(ranges: Sequence[PageRange]) -> Iterator[list[PageRange]]:
+    """The same pages, so many at a time as are decided after one fence."""
+    step: list[PageRange] = []
+    count = 0
     for start, end in ranges:
-        for first in range(start, end, STEP_PAGES):
-            yield PageRange(first, min(first + STEP_PAGES, end))
+        for first in range(start, end, _STEP_PAGES):
+            step.append(PageRange(first, min(first + _STEP_PAGES, end)))
+            count += step[-1].pages
+            if count >= _STEP_PAGES:
+                yield step
+                step, count = [], 0
+    if step:
+        yield step
