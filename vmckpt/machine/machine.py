@@ -226,6 +226,23 @@ class Machine:
             numbers = [each.post(name, values, descriptors) for each in asked]
             return [self._take(each, number) for each, number in zip(asked, numbers, strict=True)]
 
+    def post(self, name: str) -> Callable[[], bool]:
+        """Have all vCPUs do something between two operations, and do not wait; to be asked later: have all done it?
+
+        Raises:
+            UsageError: the machine does not run.
+            WorkerError: a vCPU has ended; the machine has been stopped, for it cannot go on.
+        """
+        self._require_started()
+        with self._all_or_nothing():
+            asked = [(vcpu, vcpu.post(name, {})) for vcpu in self._vcpus]
+
+        def have_all() -> bool:
+            asked[:] = [(vcpu, number) for vcpu, number in asked if not vcpu.has_answered(number)]
+            return not asked
+
+        return have_all
+
     def answer(self, vcpu: int, name: str) -> None:
         """Let a vCPU go on that has asked `name` in the midst of an operation."""
         self._vcpus[vcpu].answer(name)

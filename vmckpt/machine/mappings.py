@@ -18,7 +18,7 @@ Longer than most modules: all of it keeps one invariant, that the table says wha
 import contextlib
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from vmckpt.errors import IoError, UsageError, WorkerError
@@ -52,6 +52,9 @@ class Vcpus(Protocol):
 
     def call(self, name: str, values: Mapping[str, object], descriptors: Sequence[int] = ()) -> list[Message]:
         """Have all vCPUs do something between two operations; their answers."""
+
+    def post(self, name: str) -> Callable[[], bool]:
+        """The same without waiting; to be asked later: have all done it?"""
 
     def answer(self, vcpu: int, name: str) -> None:
         """Let a vCPU go on that has asked `name`."""
@@ -100,6 +103,7 @@ class Mappings:
         self._busy: Collection[int] = ()
         self._waiting: list[tuple[int, int]] = []  # vCPU, page: a fault on a busy page
         self._settled_s = 0.0
+        self._fencing: tuple[int, Callable[[], bool]] | None = None  # a fence that nobody waits for
         self._buffer = memoryview(bytearray(PAGE_BYTES))
 
     # ---- what there is
@@ -225,7 +229,7 @@ class Mappings:
             self._small_ops += self.table.small_ops
             self.table.close()
             os.close(self._table_fd)
-        self.table = self._ram.table = self.frames = None
+        self.table = self._ram.table = self.frames = self._fencing = None
 
     # ---- steps
 
@@ -239,6 +243,11 @@ class Mappings:
         stamp = self.frames.stamp()
         if self._vcpus.has_vcpus:
             self._vcpus.call(FENCE, {})
+        self._passed(stamp)
+
+    def _passed(self, stamp: int) -> None:
+        """All vCPUs have passed since `stamp`: give the memory back that nobody needs since then."""
+        assert self.frames is not None
         for start, end in _stretches(self.frames.fenced(stamp)):
             punch(self._ram.fd, start * PAGE_BYTES, (end - start) * PAGE_BYTES)
 
@@ -248,14 +257,25 @@ class Mappings:
         Raises:
             WorkerError: a vCPU has ended.
         """
-        self._settled_s = time.monotonic()
         if self.frames is not None and self.frames.wants_fence:
             self.fence()
 
     def settle_now_and_then(self) -> None:
-        """The same, if the last time was a while ago: writes leave frames as well."""
-        if self.active and not self._busy and time.monotonic() - self._settled_s >= _SETTLE_S:
-            self.settle()
+        """The same, if the last time was a while ago (writes leave frames as well), and without waiting for vCPUs.
+
+        Raises:
+            WorkerError: a vCPU has ended.
+        """
+        if self.frames is None or self._busy:
+            return
+        if self._fencing is not None:
+            stamp, have_all = self._fencing
+            if have_all():
+                self._fencing = None
+                self._passed(stamp)
+        elif self.frames.wants_fence and time.monotonic() - self._settled_s >= _SETTLE_S:
+            self._settled_s = time.monotonic()
+            self._fencing = self.frames.stamp(), self._vcpus.post(FENCE)
 
     @contextlib.contextmanager
     def busy(self, pages: Collection[int]) -> Iterator[None]:

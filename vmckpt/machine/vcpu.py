@@ -129,6 +129,10 @@ class Vcpu:
             "for a page that nobody brings?"
         )
 
+    def has_answered(self, number: int) -> bool:
+        """Whether request `number` was answered, as far as was heard; what the answer was is forgotten then."""
+        return self._answers.pop(number, None) is not None
+
     def answer(self, name: str) -> None:
         """Let it go on that asked `name` in the midst of an operation; should it have ended, that is heard elsewhere."""
         with contextlib.suppress(IoError):
