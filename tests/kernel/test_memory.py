@@ -3,7 +3,8 @@ import os
 import pytest
 
 from vmckpt.errors import FeatureError, IoError
-from vmckpt.kernel.memory import Advice, Mapping, address_of, create_memfd, pinned
+from vmckpt.kernel import libc
+from vmckpt.kernel.memory import Advice, Mapping, address_of, create_memfd, pinned, punch
 from vmckpt.layout import PAGE_BYTES
 
 SIZE_BYTES = 4 * PAGE_BYTES
@@ -182,3 +183,32 @@ def test_a_pinned_buffer_cannot_be_resized() -> None:
 def test_a_buffer_with_gaps_has_no_address() -> None:
     with pytest.raises(BufferError):
         address_of(memoryview(b"abcdef")[::2])
+
+
+def test_a_punched_range_gives_its_memory_back_and_is_zero_in_every_mapping() -> None:
+    fd = create_memfd("punched", 4 * PAGE_BYTES, sealed=True)
+    with (
+        Mapping.of_file(fd, 4 * PAGE_BYTES) as one,
+        Mapping.of_file(fd, 4 * PAGE_BYTES) as other,
+        one.view as mine,
+        other.view as theirs,
+    ):
+        mine[:] = b"x" * len(mine)
+        assert os.fstat(fd).st_blocks * 512 == 4 * PAGE_BYTES
+        punch(fd, PAGE_BYTES, 2 * PAGE_BYTES)
+        assert os.fstat(fd).st_blocks * 512 == 2 * PAGE_BYTES
+        expected = b"x" * PAGE_BYTES + bytes(2 * PAGE_BYTES) + b"x" * PAGE_BYTES
+        assert bytes(mine) == bytes(theirs) == expected
+        assert os.fstat(fd).st_size == 4 * PAGE_BYTES
+    os.close(fd)
+
+
+def test_holes_that_cannot_be_made_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    with pytest.raises((IoError, FeatureError), match="cannot make a hole"):
+        punch(reading, 0, PAGE_BYTES)
+    os.close(reading)
+    os.close(writing)
+    monkeypatch.setitem(libc._FUNCTIONS, "fallocate", None)
+    with pytest.raises(FeatureError, match="cannot make a hole in a file"):
+        punch(0, 0, PAGE_BYTES)

@@ -250,3 +250,81 @@ def test_nothing_is_left_of_it(ram: Ram) -> None:
     del vcpu
     assert open_fds() == before
     assert children() == others
+
+
+class Asking:
+    """An access that asks its supervisor before every slice, in the midst of it."""
+
+    def __init__(self) -> None:
+        self.processor: Processor | None = None
+
+    def straight(self, words: Sequence[int], draws: Sequence[int], threshold: int, register: int) -> int:
+        del words, draws, threshold
+        assert self.processor is not None
+        self.processor.ask("may I", {"page": 3})
+        return register
+
+    def chase(self, draws: Sequence[int], threshold: int, register: int) -> int:
+        return self.straight((), draws, threshold, register)
+
+
+def asking_vcpu(ram: Ram) -> Vcpu:
+    access = Asking()
+
+    def meet(
+        processor: Processor, values: Mapping[str, object], descriptors: Sequence[int]
+    ) -> tuple[Mapping[str, object], Sequence[int]]:
+        del values, descriptors
+        access.processor = processor
+        return {}, ()
+
+    share = Share(0, 1, ram.layout.page_count)
+    operations = operations_of(parse_workload("uniform"), share, seed=0, recording=None)
+    control = MemoryMapping.anonymous(WORDS * 8, shared=True).view.cast("Q")
+    commands = {"meet": meet, "amid": meet}
+    vcpu = Vcpu(
+        Role(ram, share, operations, VcpuState(0, 0), control, lambda _: access, commands, amid=("amid",))
+    )
+    vcpu.take(vcpu.post("meet", {}), timeout_s=SOON_S)
+    return vcpu
+
+
+def test_one_who_asks_in_the_midst_of_an_operation_obeys_some_and_does_the_rest_afterwards(ram: Ram) -> None:
+    vcpu = asking_vcpu(ram)
+    asked: list[object] = []
+    vcpu.on_event = lambda message: asked.append((message.name, message.values["page"]))
+    resume(vcpu, 256)
+    wait_for(vcpu)
+    vcpu.hear()
+    assert asked == [("may I", 3)]
+    pausing = vcpu.post("pause", {})
+    amid = vcpu.post("amid", {})
+    vcpu.take(amid, timeout_s=SOON_S)  # while it waits
+    assert not vcpu.has_answered(pausing)
+    assert vcpu.ops == 0
+    vcpu.answer("may I")
+    assert vcpu.take(pausing, timeout_s=SOON_S).values["ops"] == 256
+    vcpu.kill()
+
+
+def test_an_answer_that_comes_while_another_one_is_waited_for_is_kept(ram: Ram) -> None:
+    vcpu = vcpu_of(ram)
+    numbers = [vcpu.post("pause", {}) for _ in range(3)]
+    for number in reversed(numbers):
+        assert vcpu.take(number, timeout_s=SOON_S).number == number
+    number = vcpu.post("pause", {})
+    wait_for(vcpu)
+    assert not vcpu.has_answered(number)  # nobody has heard it yet
+    vcpu.hear()
+    assert vcpu.has_answered(number)
+    assert not vcpu.has_answered(number)
+    vcpu.kill()
+
+
+def test_one_who_asks_a_supervisor_that_is_gone_ends(ram: Ram) -> None:
+    vcpu = asking_vcpu(ram)
+    resume(vcpu)
+    wait_for(vcpu)
+    vcpu._link.close()
+    _, status = os.waitpid(vcpu.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 1
