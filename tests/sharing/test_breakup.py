@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.machine.machines import image
@@ -19,6 +20,9 @@ from vmckpt.machine.client import ask
 from vmckpt.sharing.breakup import Seen, Watched, break_up, broken_of, look, target_of, watch
 from vmckpt.sharing.choose import planned, shareable_pages
 from vmckpt.sharing.hashes import hashes_of
+from vmckpt.sharing.large import large_pages_of
+from vmckpt.sharing.plan import plan_of
+from vmckpt.sharing.table import table_of
 from vmckpt.sources import open_source
 
 MIB = 1 << 20
@@ -149,6 +153,33 @@ def test_a_plan_frees_what_it_says(booted: Booted) -> None:
     assert booted.conversation.ask("status").values["freed_pages"] == freed
     break_up(booted.conversation, planned_for(booted, 10**9), large_page_bytes=LARGE)
     assert break_up(booted.conversation, planned_for(booted, 1), large_page_bytes=LARGE).freed_pages == 0
+
+
+@pytest.mark.parametrize("target_pages", [1, 150, 10**6])
+def test_a_machine_that_stands_still_frees_exactly_what_the_plan_promised(
+    booted: Booted, target_pages: int
+) -> None:
+    promised = 0
+    for _ in range(2):  # the second time beside what is broken already
+        memory = look(booted.conversation, "vm.sock")
+        large = large_pages_of([memory], LARGE)
+        broken, _ = broken_of(booted.conversation)
+        already = np.isin(large.numbers, sorted(broken))
+        plan = plan_of(table_of([memory]), large, target_pages, small_already=already)
+        numbers = large.numbers[plan.large_pages].tolist()
+        report = break_up(booted.conversation, numbers, large_page_bytes=LARGE)
+        assert report.freed_pages == plan.reclaimed_pages
+        promised += plan.reclaimed_pages
+    assert booted.conversation.ask("status").values["freed_pages"] == promised > 0
+
+
+def test_hot_large_pages_are_broken_only_where_the_others_do_not_do() -> None:
+    large = 4 * PAGE_BYTES
+    memory = hashes_of_memory(Memory([1, 1, 1, 1, 4, 4, 5, 6, 7, 7, 8, 9], Layout.flat(12 * PAGE_BYTES)))
+    watched = {0: Watched(0.5, "hot"), 1: Watched(0.1, "warm"), 2: Watched(0.0, "cold")}
+    assert planned([Seen(memory, watched)], 1, large) == [(0, 2)]
+    assert sorted(planned([Seen(memory, watched)], 2, large)) == [(0, 1), (0, 2)]
+    assert planned([Seen(memory, watched)], 3, large) == [(0, 0)]  # the fewest
 
 
 def test_enough_is_enough(booted: Booted) -> None:

@@ -1,43 +1,43 @@
 """A plan for running machines: which of their large pages to break up, from page hashes and what was watched.
 
-    page hashes, activity, what is broken already ─▶ large pages in order, each scored exactly ─▶ the first so many
+    page hashes, activity, what is broken already ─▶ `plan`, hot large pages spared ─▶ short of the target? not spared any more
 
-Machines do not trust each other: equal pages count within one. Pure. Called by the command `vm break-up` and by
+Machines do not trust each other: equal pages count within one. Called by the command `vm break-up` and by
 `bench overcommit`; both take any other `breakup.Planner` as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from vmckpt.machine.activity import HOT
 from vmckpt.sharing.breakup import Seen
 from vmckpt.sharing.large import LargePages, large_pages_of, potential_of
-from vmckpt.sharing.table import Numbers, SharingTable, table_of
+from vmckpt.sharing.plan import plan_of
+from vmckpt.sharing.table import table_of
 
 __all__ = ["planned", "shareable_pages"]
-
-_COLDNESS = 16  # steps of activity that are told apart: within one, who frees more comes first
-_UNKNOWN = 0.5  # activity of a large page that nobody watched
 
 _Marks = npt.NDArray[np.bool_]
 
 
 def planned(seen: Sequence[Seen], target_pages: int, large_page_bytes: int) -> list[tuple[int, int]]:
-    """A `breakup.Planner`: coldest first, then those that free most; the first so many that meet the target."""
+    """A `breakup.Planner`: the fewest large pages, hot ones only where the others do not do, and of equals the coldest."""
     memories = [each.memory for each in seen]
     table = table_of(memories).within(range(len(seen)))
     large = large_pages_of(memories, large_page_bytes)
-    places = list(zip(large.images.tolist(), large.numbers.tolist(), strict=True))
-    already = np.array([number in seen[image].small_already for image, number in places], np.bool_)
-    spared = np.array([number in seen[image].spared for image, number in places], np.bool_)
-    touched = np.array([_touched(seen[image], number) for image, number in places], np.float64)
-    gain = potential_of(table, large).gain
-    order = np.lexsort((-gain, np.ceil(touched * _COLDNESS)))
-    order = order[(~already & ~spared & (gain > 0))[order]]
-    freed = _freed(table, large, order, already)
-    enough = int(np.searchsorted(freed, target_pages)) + 1
-    return [places[index] for index in order[:enough].tolist()]
+    activity = np.array([_activity(seen[image], number) for image, number in _places(large)], np.float64)
+    already = _marks(seen, large, lambda each, number: number in each.small_already)
+    spared = _marks(seen, large, lambda each, number: number in each.spared)
+    hot = _marks(
+        seen, large, lambda each, number: number in each.watched and each.watched[number].level == HOT
+    )
+    plan = plan_of(table, large, target_pages, activity, small_already=already, spared=spared | hot)
+    if not plan.met and hot.any():
+        plan = plan_of(table, large, target_pages, activity, small_already=already, spared=spared)
+    places = _places(large)
+    return [places[index] for index in plan.large_pages.tolist()]
 
 
 def shareable_pages(seen: Seen, large_page_bytes: int) -> dict[int, int]:
@@ -47,20 +47,15 @@ def shareable_pages(seen: Seen, large_page_bytes: int) -> dict[int, int]:
     return dict(zip(large.numbers.tolist(), shareable.tolist(), strict=True))
 
 
-def _touched(seen: Seen, number: int) -> float:
+def _places(large: LargePages) -> list[tuple[int, int]]:
+    """Machine and number of each large page."""
+    return list(zip(large.images.tolist(), large.numbers.tolist(), strict=True))
+
+
+def _marks(seen: Sequence[Seen], large: LargePages, is_so: Callable[[Seen, int], bool]) -> _Marks:
+    return np.array([is_so(seen[image], number) for image, number in _places(large)], np.bool_)
+
+
+def _activity(seen: Seen, number: int) -> float:
     watched = seen.watched.get(number)
-    return _UNKNOWN if watched is None else watched.touched_part
-
-
-def _freed(table: SharingTable, large: LargePages, order: Numbers, already: _Marks) -> Numbers:
-    """Pages freed once the first 1, 2, ... of `order` are broken up."""
-    count = len(order)
-    rank = np.full(len(large), count, np.int64)
-    rank[order] = np.arange(count)
-    of = large.of(table.places)
-    ranks = np.where(already[of], -1, rank[of])
-    copies = np.bincount(ranks[(ranks >= 0) & (ranks < count)], minlength=count)
-    # Of each content the copy that comes first keeps its frame, unless a small one is there already.
-    firsts = np.minimum.reduceat(ranks, table.starts[:-1]) if len(ranks) else ranks
-    keepers = np.bincount(firsts[(firsts >= 0) & (firsts < count)], minlength=count)
-    return np.cumsum(large.zero_pages[order] + copies - keepers)
+    return np.nan if watched is None else watched.touched_part
