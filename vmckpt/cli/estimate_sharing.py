@@ -358,7 +358,7 @@ def _copies_text(report: "SharingReport") -> str:
     """How often contents are there; those that free most."""
     by_gain = sorted(report.histogram.items(), key=lambda each: -(each[0] - 1) * each[1])
     shared = [
-        f"{format_count(round(contents))} {format_count(copies)} times"
+        f"{format_count(round(contents))} in {format_count(copies)} copies"
         for copies, contents in by_gain
         if copies > 1
     ]
