@@ -196,6 +196,13 @@ def _read_off(bench: Bench, experiments: Sequence[LiveExperiment], image: Image,
 
 
 def _measure_sharing(bench: Bench, plan: Plan, outcome: Outcome, images: dict[str, Image]) -> None:
+    for experiment in SHARING:
+        if experiment.id in plan.names and experiment.id != "sharing-ksm":
+            from tests.benchmarks.sharing import measure_sharing
+
+            sys.stderr.write(f"{experiment.id} ")
+            sys.stderr.flush()
+            outcome.readings += measure_sharing(bench, experiment)
     # As `_measure_live`, at the end: the image's memory is in this process, for KSM to merge.
     if "sharing-ksm" not in plan.names:
         return

@@ -16,18 +16,24 @@ __all__ = [
     "AT_REST",
     "EXPERIMENTS",
     "FORECAST",
+    "HELD",
+    "HITS",
+    "KEPT",
     "KSM",
     "KSM_CASES",
     "LIVE",
     "MINIMAL",
+    "OFF",
     "OFF_BY",
     "OF_SPLIT",
+    "PEAK",
     "PLAN",
     "QEMU",
     "QEMU_SYNC",
     "QUANTITIES",
     "RUNNING",
     "SHARING",
+    "SWAPPED",
     "TRACER",
     "Contender",
     "Experiment",
@@ -222,6 +228,26 @@ _DIGEST = Experiment(
     packed=True,
 )
 
+_ESTIMATE = Experiment(
+    "estimate",
+    "Estimate what sharing would free",
+    (
+        Contender("vmckpt estimate-sharing", ("{vmckpt}", "estimate-sharing", "{image}", "--json")),
+        Contender(
+            "vmckpt estimate-sharing --sample 1/64",
+            ("{vmckpt}", "estimate-sharing", "{image}", "--sample", "1/64", "--json"),
+        ),
+        Contender(
+            "vmckpt estimate-sharing (checkpoint)",
+            ("{vmckpt}", "estimate-sharing", "{packed}", "--json"),
+            ("{vmckpt}", "save", "{image}", "{packed}"),
+        ),
+        Contender("xxhsum -H3", ("xxhsum", "-H3", "{image}"), needs=("xxhsum",)),
+    ),
+    "image",
+    packed=True,
+)
+
 _VERSION = Experiment(
     "version",
     "Start-up",
@@ -248,7 +274,7 @@ _INFO = Experiment(
     run_factor=4,
 )
 
-EXPERIMENTS: tuple[Experiment, ...] = (_SAVE, _RESTORE, _VERIFY, _DIGEST, _VERSION, _INFO)
+EXPERIMENTS: tuple[Experiment, ...] = (_SAVE, _RESTORE, _VERIFY, _DIGEST, _ESTIMATE, _VERSION, _INFO)
 """All experiments; peak memory is measured for those that write (`save`, `restore`), in runs of its own."""
 
 RUNNING, AT_REST = "vmckpt save SOCKET", "vmckpt save IMAGE"
@@ -277,6 +303,13 @@ class KsmCase:
 KSM_CASES = (KsmCase(True, 256), KsmCase(False, 256), KsmCase(True, 8))
 """Linux's own cap of sharers, with zero pages apart and as one content more; and a low cap."""
 
+HELD, OFF = "95 % intervals that hold the truth", "largest error, of all pages"
+"""Quantities of `sharing-sample`."""
+PEAK = "peak memory"
+"""Quantity of `sharing-memory`."""
+KEPT, HITS, SWAPPED = "large pages left", "accesses to a large page", "pages to be swapped"
+"""Quantities of `sharing-overcommit`."""
+
 QUANTITIES: Mapping[str, Unit] = {
     "pause": "s",
     "speed meanwhile": "x",
@@ -289,8 +322,14 @@ QUANTITIES: Mapping[str, Unit] = {
     "pages used in the next second": "pages",
     OF_SPLIT: "part",
     OFF_BY: "part",
+    HELD: "part",
+    OFF: "part",
+    PEAK: "bytes",
+    KEPT: "pages",
+    HITS: "part",
+    SWAPPED: "pages",
 }
-"""What `live` reads off, with its unit. `traps` names its own."""
+"""What `live`, `ksm` and `sharing` read off, with its unit. `traps` names its own."""
 
 _SMALL, _MEDIUM, _LARGE = 256 << 20, 1 << 30, 4 << 30
 
@@ -303,5 +342,10 @@ LIVE: tuple[LiveExperiment, ...] = (
 )
 """All experiments on running machines; `--only live` is all of them."""
 
-SHARING: tuple[LiveExperiment, ...] = (LiveExperiment("sharing-ksm", "Equal pages, against Linux KSM", ()),)
+SHARING: tuple[LiveExperiment, ...] = (
+    LiveExperiment("sharing-ksm", "Equal pages, against Linux KSM", ()),
+    LiveExperiment("sharing-sample", "Samples of synthetic memories", ()),
+    LiveExperiment("sharing-memory", "Memory of a sample of a fleet", ()),
+    LiveExperiment("sharing-overcommit", "A host that machines overcommit", ()),
+)
 """All experiments on sharing; `--only sharing` is all of them."""

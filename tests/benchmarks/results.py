@@ -10,7 +10,7 @@ from typing import Literal
 
 __all__ = ["Footprint", "Outcome", "Reading", "Result", "Sample", "Spread", "Unit", "ratio", "spread_of"]
 
-Unit = Literal["s", "x", "part", "per s", "pages", "count", "GB/s"]
+Unit = Literal["s", "x", "part", "per s", "pages", "count", "GB/s", "bytes"]
 """Of a reading; `x` is a ratio, `part` one that is shown in per cent."""
 
 

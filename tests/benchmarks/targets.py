@@ -10,10 +10,13 @@ from tests.benchmarks.bounds import Bound, ReadingTarget, Target
 from tests.benchmarks.cases import (
     AT_REST,
     FORECAST,
+    HELD,
     KSM_CASES,
     MINIMAL,
     OF_SPLIT,
+    OFF,
     OFF_BY,
+    PEAK,
     PLAN,
     QUANTITIES,
     RUNNING,
@@ -75,6 +78,13 @@ TARGETS: tuple[Target, ...] = (
     Target("restore", "vmckpt restore", "memory", Bound.LESS_THAN, 256.0 * _MIB, real_only=False),
     Target("version", "vmckpt --version", "time", Bound.LESS_THAN, 0.060, real_only=False),
     Target("info", "vmckpt info", "time", Bound.LESS_THAN, 0.200, real_only=False),
+    Target(
+        "estimate", "vmckpt estimate-sharing", "time", Bound.AT_MOST, 0.5, "", (2 * _GIB,), real_only=False
+    ),
+    Target(
+        *("estimate", "vmckpt estimate-sharing", "speed", Bound.AT_LEAST, 1 / 1.5, "xxhsum -H3", (8 * _GIB,)),
+        real_only=False,
+    ),
     Target("live-time", RUNNING, "speed", Bound.AT_LEAST, 0.5, AT_REST, real_only=False),
 )
 """Two cores, page cache warm, ratios of medians from one run."""
@@ -107,6 +117,19 @@ READING_TARGETS: tuple[ReadingTarget, ...] = (
     ReadingTarget("live-traps", TRACER, "a trap*", Bound.LESS_THAN, 2.0, MINIMAL),
     *(ReadingTarget("sharing-ksm", case.of(FORECAST), OFF_BY, Bound.AT_MOST, 0.005) for case in KSM_CASES),
     ReadingTarget("sharing-ksm", PLAN, OF_SPLIT, Bound.AT_MOST, 0.6),
+    *(
+        ReadingTarget("sharing-sample", method, HELD, bound, limit)
+        for method in ("difference", "horvitz-thompson")
+        for bound, limit in ((Bound.AT_LEAST, 0.93), (Bound.AT_MOST, 0.97))
+    ),
+    *(
+        ReadingTarget("sharing-sample", method, OFF, Bound.LESS_THAN, 0.01, image=image)
+        for image, method in (
+            ("heavy-tailed-64", "difference"),
+            ("flat-64-heavy-ones-counted", "horvitz-thompson"),
+        )
+    ),
+    ReadingTarget("sharing-memory", "--sample 1/64", PEAK, Bound.LESS_THAN, 300.0 * _MIB),
 )
 """Of a machine with the workload working-set, and of what Linux KSM does with each image."""
 
