@@ -54,8 +54,9 @@ def timed(argv: Sequence[str], stderr_path: str, limit_s: float = LIMIT_S) -> Sa
     program = _program(argv)
     busy_before_s = busy_s()
     start_s = time.perf_counter()
-    pid = spawn(program, argv, stderr_path)
-    status, usage = _wait(pid, limit_s)
+    with _interrupts_held():
+        pid = spawn(program, argv, stderr_path)
+        status, usage = _wait(pid, limit_s)
     wall_s = time.perf_counter() - start_s
     cpu_s = usage.ru_utime + usage.ru_stime
     foreign_s = max(0.0, busy_s() - busy_before_s - cpu_s)
@@ -69,13 +70,15 @@ def sampled(argv: Sequence[str], stderr_path: str, labels: tuple[str, str, str, 
     Raises:
         CommandError: as for `timed`.
     """
-    watch = _Watch(spawn(_program(argv), argv, stderr_path))
-    watch.start()
-    try:
-        status, _ = _wait(watch.session, LIMIT_S)
-    finally:
-        watch.over.set()
-        watch.join()
+    program = _program(argv)
+    with _interrupts_held():
+        watch = _Watch(spawn(program, argv, stderr_path))
+        watch.start()
+        try:
+            status, _ = _wait(watch.session, LIMIT_S)
+        finally:
+            watch.over.set()
+            watch.join()
     _check(argv, status, stderr_path)
     return Footprint(
         *labels, watch.pss_bytes, watch.rss_bytes, watch.largest_bytes, watch.processes, watch.samples
@@ -149,7 +152,9 @@ def spawn(program: str, argv: Sequence[str], stderr_path: str, channel: int | No
     if channel is not None:
         actions.append((os.POSIX_SPAWN_DUP2, channel, 3))
     try:
-        return os.posix_spawn(program, list(argv), os.environ, file_actions=actions, setsid=True)
+        return os.posix_spawn(
+            program, list(argv), os.environ, file_actions=actions, setsid=True, setsigmask=()
+        )
     except OSError as error:
         raise CommandError(f"cannot start it: {error.strerror}", path=program) from error
     finally:
@@ -188,8 +193,19 @@ def _program(argv: Sequence[str]) -> str:
     return program
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until `_wait` is ready for it, or one just after the start would leave a process behind."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _wait(pid: int, limit_s: float) -> tuple[int, resource.struct_rusage]:
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         with limited(pid, limit_s):
             _, status, usage = os.wait4(pid, 0)
     except BaseException:  # Ctrl-C too: nothing that was started stays behind

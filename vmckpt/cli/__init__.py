@@ -29,7 +29,7 @@ COMMANDS = {
     "info": "Show what a checkpoint holds.",
     "verify": "Check every byte of a checkpoint.",
     "digest": "Print the digest of memory, whatever holds it.",
-    "estimate-sharing": "Tell what sharing equal pages would free, and which large pages to break.",
+    "estimate-sharing": "Tell what sharing equal pages would free, without touching anything.",
     "convert": "Write a checkpoint anew, laid out or compressed in another way.",
     "bench": "Repeat an experiment: restores on simulated disks, and on this one.",
 }

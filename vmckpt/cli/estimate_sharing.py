@@ -165,8 +165,8 @@ def command(
     time that writes take; so by default no image trusts another. --trust FILE names groups, a line for each
     (`web: web-1.raw web-2.raw`), or as JSON ({"web": ["web-1.raw"]}).
 
-    --target finds the fewest large pages whose break-up frees so much, the least active ones where a checkpoint says what
-    was active. Its plan is what `vmckpt vm break-up` carries out.
+    --target finds the fewest large pages whose break-up frees so much, the least active ones where a checkpoint says
+    what was active. Its plan is what `vmckpt vm break-up` carries out.
 
     --sample looks at a part of all contents, chosen by their hashes, with all their copies: the estimate comes with an
     interval. --sketch-out keeps that part in a small file, a SOURCE like any other, so that a fleet is asked without
