@@ -137,7 +137,12 @@ class Engine:
             side.faults.wake(side.address, self.storage.page_count * PAGE_BYTES)
 
     def finish_claim(self, page: int) -> None:
-        """Bring a page that somebody had claimed who is not there any more."""
+        """Bring a page that somebody had claimed who is not there any more; nothing where it is not claimed by now.
+
+        A vCPU may have asked for it since: then it is the guest's, and without userfaultfd no kernel would keep it so.
+        """
+        if self.residency.state(page) != State.CLAIMED:
+            return
         place = self.storage.place_of(page // self._block_pages)
         content = None
         if place is not None:
