@@ -13,9 +13,13 @@ from vmckpt.machine.ram import Ram
 from vmckpt.machine.session import Wishes, state_of
 from vmckpt.restoring.handler import Wanted
 from vmckpt.restoring.lazy import LazyRestore
+from vmckpt.restoring.log import Counter
 from vmckpt.restoring.outcome import LazyReport
 from vmckpt.restoring.prefetch import Amount
 from vmckpt.sources import open_source
+
+_MOST_KILLS = 100
+_MOST_FRUITLESS = 5  # in a row; many more, and the keeper gives up, as it should
 
 
 class Case(NamedTuple):
@@ -78,15 +82,33 @@ def uninterrupted(path: str, ops: int) -> str:
 def restored(path: str, case: Case) -> LazyReport:
     """Restore it, with what the case does to it meanwhile."""
     wanted = Wanted(None, Amount(fraction=case.first), case.halo_pages, case.background, case.helpers)
-    rng = random.Random(case.seed)
-
-    def on_tick(_: object) -> None:
-        if rng.random() < case.kills:
-            kill_one(rng)
-
     with LazyRestore.open(path, wanted=wanted, mechanism=case.mechanism) as restore:
-        restore.run(until_ops=case.ops, on_tick=on_tick)
+        restore.run(until_ops=case.ops, on_tick=Killer(restore, case.kills, case.seed))
         return restore.finish()
+
+
+class Killer:
+    """Called at each tick of a restore; kills one of its processes now and then, at whatever that is at.
+
+    Ticks come by the clock, whatever else the cores have to do; a handler needs a core to start. So on a busy machine it
+    waits, after a few kills that hit handlers which had done nothing yet, until one has.
+    """
+
+    def __init__(self, restore: LazyRestore, likely: float, seed: int) -> None:
+        self._restore = restore
+        self._likely = likely
+        self._rng = random.Random(seed)
+        self._steps = self._fruitless = 0
+        self.kills = 0
+
+    def __call__(self, _: object) -> None:
+        if self._rng.random() >= self._likely:
+            return
+        steps = self._restore.shared.total(Counter.STEPS)
+        self._fruitless = 0 if steps != self._steps else self._fruitless + 1
+        self._steps = steps
+        if self.kills < _MOST_KILLS and self._fruitless < _MOST_FRUITLESS:
+            self.kills += kill_one(self._rng)
 
 
 def kill_one(rng: random.Random) -> bool:

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 
 from tests.checkpoint.files import KIB
 from tests.machine.machines import children, open_fds
-from tests.restoring.runs import Case, kill_one, make, named, restored, uninterrupted
+from tests.restoring.runs import Case, Killer, make, named, restored, uninterrupted
 from tests.restoring.samples import checkpoint, damage, mixed_memory, state_json
 from vmckpt.errors import CorruptionError, FormatError, IoError, UsageError, WorkerError
 from vmckpt.kernel.features import probe
@@ -88,14 +87,11 @@ def test_many_kills_lose_nothing(tmp_path: Path) -> None:
     need_userfaultfd()
     case = Case("uniform", vcpus=2, pages=8192, ops=100_000, codec="raw", seed=11)
     path = make(case, tmp_path)
-    rng = random.Random(11)
-
-    def on_tick(_: object) -> None:
-        kill_one(rng)
-
     with LazyRestore.open(path) as restore:
-        restore.run(until_ops=case.ops, on_tick=on_tick)
+        killer = Killer(restore, 1, 11)
+        restore.run(until_ops=case.ops, on_tick=killer)
         report = restore.finish()
+    assert killer.kills
     assert report.digest == uninterrupted(path, case.ops)
 
 
