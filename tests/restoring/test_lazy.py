@@ -23,6 +23,7 @@ from vmckpt.machine.session import Wishes
 from vmckpt.pages import PAGE_BYTES, Buffer, PageRange
 from vmckpt.restoring.handler import Service, Wanted, _helping
 from vmckpt.restoring.lazy import LazyRestore
+from vmckpt.restoring.log import Counter
 from vmckpt.restoring.prefetch import Trip
 from vmckpt.restoring.store import Store
 from vmckpt.restoring.trap import MISSING, TELLING
@@ -360,6 +361,53 @@ def test_a_keeper_that_is_killed_again_and_again_does_not_end_the_restore(tmp_pa
         restore.run(until_ops=case.ops, on_tick=on_tick)
         assert restore.finish().digest == uninterrupted(path, case.ops)
     assert killed
+
+
+def test_a_keeper_that_is_killed_while_a_vcpu_owes_an_answer_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_userfaultfd()
+    monkeypatch.setattr("vmckpt.machine.machine._ANSWER_S", 10.0)
+    case = Case("uniform", pages=4096, ops=30_000, codec="raw", background=False, seed=13)
+    path = make(case, tmp_path)
+    paused: list[int] = []
+
+    def on_tick(_: object) -> None:
+        keepers = named(os.getpid(), "vmckpt-keeper")
+        if paused or not keepers:
+            return
+        os.kill(keepers[0], signal.SIGKILL)
+        restore.machine.pause()  # the vCPU touches a missing page every few operations
+        paused.append(keepers[0])
+        restore.machine.resume()
+
+    with LazyRestore.open(path, wanted=Wanted(background=False)) as restore:
+        restore.run(until_ops=case.ops, on_tick=on_tick)
+        assert restore.finish().digest == uninterrupted(path, case.ops)
+    assert paused
+
+
+def test_damage_that_is_met_while_the_machine_stops_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_userfaultfd()
+    path = make(Case(), tmp_path)
+    with Store.open(path) as store:
+        entry = store.storage_entry(5)
+    damage(path, entry.offset + entry.size_bytes - 9)
+    with LazyRestore.open(path, Wishes(), Wanted(background=False)) as restore:
+        restore.run(until_ops=0)
+
+        def stop() -> None:
+            restore.shared.log.counters[Counter.FINISH] = 1
+            restore._keeper.tell("finish")  # type: ignore[union-attr]
+            assert restore._vcpus[0][0].wait(20)
+            stops()
+
+        stops = restore.machine.stop
+        monkeypatch.setattr(restore.machine, "stop", stop)
+        with pytest.raises(CorruptionError, match="storage block 5"):
+            restore.finish()
 
 
 def test_handlers_that_get_nothing_done_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

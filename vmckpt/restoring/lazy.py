@@ -213,12 +213,16 @@ class LazyRestore:
                 if on_tick is not None:
                     on_tick(self.machine.status())
         except WorkerError:
-            if self._keeper is not None:
-                self._keeper.explain(_EXPLAIN_S)
+            self._explain()
             raise
         self._ended_s = time.monotonic()
         if self._ended_by != "resident":
             self._ended_by = "until-ops" if self.machine.finished else "socket"
+
+    def _explain(self) -> None:
+        """A vCPU has ended: raise why, if that was because the restore cannot go on."""
+        if self._keeper is not None:
+            self._keeper.explain(_EXPLAIN_S)
 
     def _begin(self, until_ops: int | None) -> Keeper:
         """Start everything; returns when the vCPUs run."""
@@ -240,6 +244,7 @@ class LazyRestore:
         self._keeper = Keeper(self._service, self._signs_of_life)
         self._keeper.await_prefetched()
         self._watch(self._keeper)
+        machine.while_waiting = partial(self._attend, self._keeper, machine.while_waiting)
         machine.resume(until_ops=until_ops)
         self._running_s = time.monotonic()
         return self._keeper
@@ -271,6 +276,12 @@ class LazyRestore:
         keeper.hear()
         if keeper.failure is None:
             self._watch(keeper)
+
+    def _attend(self, keeper: Keeper, others: Callable[[], object]) -> None:
+        """A vCPU owes an answer: it may be waiting for a page, and the keeper be gone meanwhile."""
+        if self._watched >= 0:
+            self._hear(keeper, 0)
+        others()
 
     def _settle(self, keeper: Keeper, *, telling: bool) -> None:
         """All memory is there: nothing traps any more, and the handler ends.
@@ -308,7 +319,11 @@ class LazyRestore:
         self._note_touched()
         if self._saves is not None:
             self._saves.abort("the machine ends")
-        self.machine.stop()
+        try:
+            self.machine.stop()
+        except WorkerError:
+            self._explain()
+            raise
         if self._control is not None:
             self._control.close()
         assert self._keeper is not None
