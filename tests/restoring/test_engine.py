@@ -385,6 +385,43 @@ def test_a_read_that_fails_is_tried_again_but_not_for_ever(
         assert bench.content[STORED] == page_of(MEMORY, STORED)
 
 
+@pytest.mark.parametrize("failures", [2, 3])
+def test_the_same_holds_for_reads_of_maps_and_directories(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    real, left = os.pread, [failures]
+
+    def failing(fd: int, size_bytes: int, offset: int) -> bytes:
+        if fd == bench.store.fileno() and left[0]:
+            left[0] -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        return real(fd, size_bytes, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    if failures > 2:
+        with pytest.raises(IoError, match="Input/output error") as caught:
+            bench.touch(STORED)
+        assert caught.value.path == bench.store.name
+        assert not bench.content
+    else:
+        bench.touch(STORED)
+        assert bench.content[STORED] == page_of(MEMORY, STORED)
+    assert left == [0]
+
+
+def test_a_damaged_piece_of_the_map_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "guest.vmckpt", MEMORY)
+    with Store.open(path) as store:
+        [(offset, _)] = store.map.spans()
+    damage(path, offset)
+    bench = Bench(path)
+    with pytest.raises(CorruptionError, match="piece 0 of the memory map") as caught:
+        bench.touch(STORED)
+    assert (caught.value.path, caught.value.offset) == (path, offset)
+    bench.store.close()
+    bench.shared.close()
+
+
 def test_the_counters_tell_what_was_done(bench: Bench) -> None:
     bench.touch(STORED, flags=1)
     bench.finish()

@@ -196,9 +196,16 @@ class CheckpointFile:
         self.summary = Summary._make(SUMMARY.unpack(summary))
         if self.summary.storage_blocks > self.file_bytes // STORAGE_HEADER.size:
             raise CorruptionError(f"the summary claims {self.summary.storage_blocks} storage blocks")
-        self.map = PieceReader(map_root, MAP_ENTRY, self.header.block_count, self._read_at, "memory map")
+        self.map = PieceReader(
+            map_root, MAP_ENTRY, self.header.block_count, self._read_at, "memory map", path=self.name
+        )
         self.table = PieceReader(
-            table_root, STORAGE_ENTRY, self.summary.storage_blocks, self._read_at, "storage table"
+            table_root,
+            STORAGE_ENTRY,
+            self.summary.storage_blocks,
+            self._read_at,
+            "storage table",
+            path=self.name,
         )
 
     def _placed(self, error: CorruptionError | FormatError) -> CorruptionError | FormatError:

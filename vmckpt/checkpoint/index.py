@@ -67,7 +67,16 @@ class PieceWriter:
 class PieceReader:
     """A table in a file. Keeps the pieces last used; not to be shared between threads."""
 
-    def __init__(self, root: bytes, entry: struct.Struct, entry_count: int, read: Read, name: str) -> None:
+    def __init__(
+        self,
+        root: bytes,
+        entry: struct.Struct,
+        entry_count: int,
+        read: Read,
+        name: str,
+        *,
+        path: str | None = None,
+    ) -> None:
         """Open the table.
 
         Args:
@@ -76,6 +85,7 @@ class PieceReader:
             entry_count: how many entries there must be.
             read: reads from the file.
             name: for messages.
+            path: of the file, for messages.
 
         Raises:
             CorruptionError: the root is not one of such a table.
@@ -83,6 +93,7 @@ class PieceReader:
         self._entry = entry
         self._read = read
         self._name = name
+        self._path = path
         self.entry_count = entry_count
         self._piece_entries = PIECE_BYTES // entry.size
         self.piece_count = -(-entry_count // self._piece_entries)
@@ -121,6 +132,7 @@ class PieceReader:
         if checksum(data) != expected:
             raise CorruptionError(
                 f"the checksum of piece {piece} of the {self._name} is {checksum(data):016x}, expected {expected:016x}",
+                path=self._path,
                 offset=offset,
             )
         self._cache[piece] = data
@@ -144,7 +156,9 @@ class PieceReader:
         for piece in range(self.piece_count):
             offset, length, _ = self._span(piece)
             if offset and offset < end:
-                raise CorruptionError(f"the pieces of the {self._name} do not ascend", offset=offset)
+                raise CorruptionError(
+                    f"the pieces of the {self._name} do not ascend", path=self._path, offset=offset
+                )
             end = offset + length if offset else end
             data = self._piece(piece)
             if data is not None:

@@ -426,6 +426,15 @@ class Store(Checkpoint):
             if gone.buffer >= 0:
                 self._buffers.give(gone.buffer)
 
+    def _read_at(self, offset: int, size_bytes: int) -> bytes:
+        """As in `CheckpointFile`, for sections, map pieces and directories; a read that fails is tried again."""
+        for pause_s in _PAUSES_S:
+            try:
+                return super()._read_at(offset, size_bytes)
+            except IoError:
+                time.sleep(pause_s)  # as in `_persistently`
+        return super()._read_at(offset, size_bytes)
+
     def _persistently(self, number: int) -> _Held:
         is_damaged = False
         for pause_s in _PAUSES_S:
