@@ -434,8 +434,11 @@ def restore_lazily(
         raise UsageError("a stream cannot be restored lazily: its pages are needed in any order")
     if prefetch not in {None, "active", "none"}:
         raise UsageError(f"there is nothing called {prefetch!r} to prefetch: expected active or none")
+    if prefetch == "none" and order is not None:
+        raise UsageError("an order says what to prefetch, and nothing is to be: leave one of the two out")
     wanted = Wanted(() if prefetch == "none" else None, _amount(prefetch_pages), halo_pages)
-    names = FileNames(fault_log, recorded_path(checkpoint) if record is True else record or None, page)
+    recorded = recorded_path(checkpoint) if record is True else None if record is False else record
+    names = FileNames(fault_log, recorded, page)
     inputs = [] if order is None else [order]
     stopped: BaseException | None = None
     with (

@@ -324,6 +324,7 @@ def test_the_command_names_damage_with_exit_code_4(tmp_path: Path) -> None:
         (["--lazy", "-"], "stream"),
         (["--lazy", "x", "--prefetch-pages", "2.5"], "no amount"),
         (["--lazy", "x", "--jobs", "2"], "--jobs"),
+        (["--lazy", "x", "--prefetch", "none", "--order", "y"], "leave one of the two out"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

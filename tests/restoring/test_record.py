@@ -75,6 +75,11 @@ def test_what_was_touched_comes_first_the_next_time(path: str) -> None:
     assert (none.prefetch_from, none.pages.prefetched) == ("none", 0)
 
 
+def test_an_empty_name_is_no_wish_for_nothing(path: str) -> None:
+    with pytest.raises(IoError, match="name is empty"):
+        restored(path, record="")
+
+
 def test_recording_again_forgets_what_is_no_longer_touched(path: str) -> None:
     with LazyRestore.open(path) as restore:
         checkpoint_id = restore._store.header.checkpoint_id
