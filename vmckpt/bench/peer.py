@@ -19,7 +19,7 @@ from vmckpt.checkpoint.file import Place
 from vmckpt.checkpoint.format import STORED
 from vmckpt.errors import IoError
 from vmckpt.pages import PAGE_BYTES, PageRange
-from vmckpt.restoring.store import Expanded, Piece
+from vmckpt.restoring.expanded import Expanded, Piece
 from vmckpt.sources import open_source
 
 __all__ = ["PageStore"]

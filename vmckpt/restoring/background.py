@@ -21,10 +21,10 @@ from vmckpt.checkpoint.file import Place
 from vmckpt.checkpoint.format import STORED
 from vmckpt.pages import PAGE_BYTES, PageRange
 from vmckpt.restoring.engine import Engine
+from vmckpt.restoring.expanded import Expanded
 from vmckpt.restoring.pending import Pending, Referring
 from vmckpt.restoring.prefetch import Trip, runs_of
 from vmckpt.restoring.residency import Origin, State
-from vmckpt.restoring.store import Expanded
 
 __all__ = ["Background", "Crew"]
 

@@ -12,7 +12,8 @@ pages the guest really touched. (Filling 64 KiB so takes as long as writing them
 see a page that is half there.) Either way the kernel refuses to fill a page twice (EXISTS), so whatever raced, or was
 done by a handler that died since, no page that a vCPU may have written is ever written over.
 
-Used by `handler`, one thread; tests give it kernels and checkpoints that fail.
+Used by `handler`, one thread; tests give it kernels and checkpoints that fail. Longer than most modules: a third of it says
+what is asked of a checkpoint.
 """
 
 import time
@@ -25,9 +26,9 @@ from vmckpt.checkpoint.file import Place
 from vmckpt.errors import IoError
 from vmckpt.kernel.faults import Event, EventKind, FaultFlag, Faults, Stop
 from vmckpt.pages import PAGE_BYTES, PageRange
+from vmckpt.restoring.expanded import Expanded
 from vmckpt.restoring.log import Counter, Fault, FaultKind, FaultLog
 from vmckpt.restoring.residency import Origin, Residency, State
-from vmckpt.restoring.store import Expanded
 
 __all__ = ["Engine", "Side", "Storage"]
 

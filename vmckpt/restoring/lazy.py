@@ -4,6 +4,8 @@
          ─▶ resume ─▶ ... all there ─▶ vCPUs trapped no more, handler ended ─▶ (until its end) ─▶ finish: LazyReport
 
 Called by the API and by experiments. One thread, the machine's; what fails in another process is raised here.
+
+Longer than most modules: all of it is the order in which machine, keeper, traps and socket begin and end.
 """
 
 import os

@@ -14,6 +14,8 @@ raw block in the pool, the checksum was made of the very bytes that the pages ar
 
 A read that fails is tried again, for a disk may have a bad moment; so is, once, a block that does not prove itself. What
 fails for good says which storage block it was and which pages are lost with it. Called by `engine` and `background`.
+
+Longer than most modules: pool, pieces of a read and peeks share the buffers, and who may use which again.
 """
 
 import time
@@ -23,15 +25,16 @@ from vmckpt.checkpoint.block import MemoryBlock, StorageBlock
 from vmckpt.checkpoint.codec import RAW
 from vmckpt.checkpoint.directory import Directory, skim_head
 from vmckpt.checkpoint.file import CheckpointFile, StorageEntry
-from vmckpt.checkpoint.format import DUPLICATE, PATTERN, STORAGE_HEADER, STORED, ZERO
+from vmckpt.checkpoint.format import DUPLICATE, STORAGE_HEADER, STORED, ZERO
 from vmckpt.checkpoint.reader import Checkpoint, Place
 from vmckpt.errors import CorruptionError, IoError, VmckptError
 from vmckpt.hashing import page_hash
 from vmckpt.pages import PAGE_BYTES, PageRange
 from vmckpt.restoring.cache import Buffers, Lease, Pool
+from vmckpt.restoring.expanded import Expanded, expand
 from vmckpt.restoring.touched import merged
 
-__all__ = ["Expanded", "Piece", "Store"]
+__all__ = ["Store"]
 
 POOL_BYTES = 128 << 20
 _POOL_BLOCKS = 16  # at least so many of the largest there can be
@@ -40,7 +43,6 @@ _PIECE_BYTES = 256 << 10  # of a storage block, read at once while a vCPU may fa
 _MOST_PEEKED = 64
 _ROOMS = 20  # for decompressed memory blocks; `engine` keeps some of them in mind
 _PAUSES_S = (0.01, 0.1)  # before a failed read is tried again
-_WORD_BYTES = 8
 _HEAD_BYTES = 1 << 14  # header and directory of most storage blocks
 _BUFFER_UNIT = 4096
 _MOST_NAMED = 4  # runs of pages in a message
@@ -56,31 +58,6 @@ class _Held(NamedTuple):
     buffer: int
     lease: Lease | None
     """Of the buffer; None: the bytes have memory of their own."""
-
-
-class Piece(NamedTuple):
-    """Pages side by side, with their content."""
-
-    pages: PageRange
-    content: memoryview | None
-    """None: zeros."""
-
-
-class Expanded(NamedTuple):
-    """A memory block, as far as its own storage block tells it."""
-
-    block: MemoryBlock
-    pages: PageRange
-    pieces: list[Piece]
-    duplicates: list[tuple[int, int]]
-    """Pages that equal a stored page elsewhere, with their index for `Store.duplicate`."""
-    lease: Lease | None = None
-    """Of the memory that the pieces lie in; None: it is theirs."""
-
-    @property
-    def is_good(self) -> bool:
-        """Whether the pieces still hold what they did."""
-        return self.lease is None or self.lease.holds
 
 
 class _Reading(NamedTuple):
@@ -254,7 +231,7 @@ class Store(Checkpoint):
                 plain, lease = self._plain_of(place, block)
         except (CorruptionError, IoError) as error:
             raise _naming(error, self._range(number), place.storage_block) from error
-        return _expand(block, self._range(number), plain, lease)
+        return expand(block, self._range(number), plain, lease)
 
     def peeked_page(self, number: int, place: Place, page: int) -> memoryview | None:
         """One page of memory block `number`, proved, where it can be had without the others; else None."""
@@ -484,46 +461,3 @@ def _naming(error: VmckptError, pages: PageRange, number: int) -> VmckptError:
     """The same error, with what is lost."""
     what = f"cannot bring pages {pages.start} to {pages.end - 1}, which need storage block {number}"
     return type(error)(f"{what}: {error.message}", path=error.path, offset=error.offset)
-
-
-def _expand(block: MemoryBlock, pages: PageRange, content: memoryview, lease: Lease | None) -> Expanded:
-    if len(content) == pages.pages * PAGE_BYTES:  # every page is stored: as a rule
-        return Expanded(block, pages, [Piece(pages, content)], [], lease)
-    pieces: list[Piece] = []
-    duplicates: list[tuple[int, int]] = []
-    parts: list[
-        memoryview | bytes
-    ] = []  # of pages side by side that are neither zero nor duplicates: one piece
-    start_page = pages.start
-    stored = pattern = 0
-    for kind, start, end in block.runs():
-        count = end - start
-        if kind == STORED:
-            parts.append(content[stored * PAGE_BYTES : (stored + count) * PAGE_BYTES])
-            stored += count
-        elif kind == PATTERN:
-            parts.append(_repeated(block.patterns[pattern * _WORD_BYTES : (pattern + count) * _WORD_BYTES]))
-            pattern += count
-        else:
-            run = PageRange(pages.start + start, pages.start + end)
-            if parts:
-                pieces.append(_joined(PageRange(start_page, run.start), parts))
-                parts = []
-            if kind == DUPLICATE:
-                duplicates += [(page, len(duplicates) + at) for at, page in enumerate(range(*run))]
-            else:
-                pieces.append(Piece(run, None))
-            start_page = run.end
-    if parts:
-        pieces.append(_joined(PageRange(start_page, pages.end), parts))
-    return Expanded(block, pages, pieces, duplicates, lease)
-
-
-def _joined(pages: PageRange, parts: list[memoryview | bytes]) -> Piece:
-    return Piece(pages, memoryview(parts[0] if len(parts) == 1 else b"".join(parts)))
-
-
-def _repeated(words: bytes) -> bytes:
-    """A page of each word."""
-    count = PAGE_BYTES // _WORD_BYTES
-    return b"".join(words[at : at + _WORD_BYTES] * count for at in range(0, len(words), _WORD_BYTES))
