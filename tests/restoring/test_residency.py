@@ -49,6 +49,14 @@ def test_what_a_process_had_claimed_when_it_died_can_be_found() -> None:
     assert residency.claimed() == [PageRange(2, 5), PageRange(8, 9), PageRange(10, 12)]
 
 
+def test_a_successor_is_told_what_of_a_list_is_still_missing_in_its_order() -> None:
+    residency = fresh()
+    residency.claim(PageRange(2, 6))
+    residency.settle(PageRange(2, 4), State.ZERO, Origin.PREFETCH)
+    residency.remove(PageRange(7, 8))
+    assert residency.missing_of([9, 7, 5, 3, 1, 8]) == [9, 1, 8]
+
+
 def test_a_removed_page_stays_removed() -> None:
     residency = fresh()
     residency.claim(PageRange(0, 4))

@@ -5,8 +5,8 @@
                                                                        for, and what they have not finished is brought by
                                                                        the handler
 
-They help with the prefetch, which vCPUs wait for, and with the background, at nice 19. The queue is a file of numbers that all have inherited open: reading moves the one position that they share, so no number
-is taken twice. Helpers and handler may still bring a page at the same time, when a vCPU waits for it: the kernel lets
+They help with the prefetch, which vCPUs wait for, and with the background, at nice 19. The queue is a file of numbers that
+all have inherited open: reading moves the one position that they share, so no number is taken twice. Helpers and handler may still bring a page at the same time, when a vCPU waits for it: the kernel lets
 one of them. A number taken by a helper that died shows in `progress`. Used by `handler`, where the kernel does the
 arbitration (userfaultfd).
 """

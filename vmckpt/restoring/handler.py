@@ -174,7 +174,8 @@ def _serve(service: Service) -> None:
         return plan_prefetch(active, wanted.amount, halo_pages=wanted.halo_pages, page_count=store.page_count)
 
     def rest() -> list[Trip]:  # made when its turn has come: faults come before it
-        return trips_of(plan().rest, store.block_pages, store.place_of)
+        left = shared.residency.missing_of(plan().rest)  # a predecessor may have brought most of it
+        return trips_of(left, store.block_pages, store.place_of)
 
     crew = _Helped(service) if wanted.helpers else None
     walks = wanted.background or bool(counters[Counter.FINISH])

@@ -6,8 +6,9 @@
 
 Claim before copy: fault, prefetch and background may all want a page, and whoever turns it from missing to claimed is
 the one who copies. A claim is never given back: should its owner die, the page stays claimed, and whoever follows
-finishes what is `claimed`. So a page that is neither missing nor claimed is in place, whatever died when. The bytes may lie in memory shared between processes: then a process that is started again goes on from
-them, and a vCPU without the kernel's help looks at them before it touches a page.
+finishes what is `claimed`. So a page that is neither missing nor claimed is in place, whatever died when. The bytes may lie
+in memory shared between processes: then a process that is started again goes on from them, and a vCPU without the kernel's
+help looks at them before it touches a page.
 
 Between processes a claim saves work and proves nothing: two may claim at one moment, and a vCPU that waits is not made to
 wait for another's claim (`take`). That no page is filled twice is then the kernel's doing (`engine`).
@@ -17,7 +18,7 @@ wait for another's claim (`take`). That no page is filled twice is then the kern
 Pure: bytes in, bytes out. Called by `engine`, `background` and `software`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -159,6 +160,11 @@ class Residency:
     def has_missing(self, pages: PageRange) -> bool:
         """Whether a page of the range is missing."""
         return 0 in bytes(self.cells[pages.start : pages.end])
+
+    def missing_of(self, pages: Iterable[int]) -> list[int]:
+        """Those of these pages that are missing, in their order."""
+        cells = self.cells
+        return [page for page in pages if not cells[page]]
 
     def census(self) -> Census:
         """Count all pages."""
