@@ -11,6 +11,7 @@ import weakref
 from typing import Self
 
 from vmckpt.kernel.memory import Mapping, create_memfd
+from vmckpt.restoring.crew import MOST_HELPERS
 from vmckpt.restoring.log import COUNTERS, RECORD_BYTES, Counter, FaultLog
 from vmckpt.restoring.residency import Residency
 
@@ -43,7 +44,7 @@ class Shared:
         sizes = [
             page_count,
             storage_blocks,
-            COUNTERS * _WORD_BYTES,
+            (1 + MOST_HELPERS) * COUNTERS * _WORD_BYTES,
             records * RECORD_BYTES,
             vcpus * _WORD_BYTES,
             page_count,
