@@ -24,6 +24,19 @@ def test_an_image_given_twice_still_trusts_only_itself() -> None:
     assert trust_groups("each", ["a", "b", "a"]) == ["a", "b", "a (2)"]
 
 
+def test_no_name_makes_two_images_trust_each_other() -> None:
+    assert trust_groups("each", ["a", "a", "a (2)"]) == ["a", "a (2)", "a (2) (2)"]
+
+
+def test_a_group_called_like_an_image_that_is_not_in_it_does_not_hold_it(tmp_path: Path) -> None:
+    assert groups(tmp_path, "other.raw: web-1.raw") == [
+        "other.raw",
+        "vm/web-2.raw",
+        "db.vmckpt",
+        "other.raw (2)",
+    ]
+
+
 def test_all_is_one_group() -> None:
     assert len(set(trust_groups("all", SOURCES))) == 1
 
@@ -53,6 +66,7 @@ def test_a_file_names_groups(tmp_path: Path, text: str) -> None:
         ('{"web": [1]}', "no list of images"),
         ('{"web": ', "no JSON"),
         ("{" * 100_000, "no JSON"),
+        ('{"web": ' + "9" * 5000 + "}", "no JSON"),
         ("web: web-1.raw\nothers: 'web-*.raw'", "both name"),
         ("\0\1\2", "line 1"),
     ],

@@ -12,6 +12,7 @@ image that no group names trusts nobody. Sharing between machines tells each of 
 """
 
 import fnmatch
+import itertools
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,7 +74,7 @@ def parse_groups(text: str) -> dict[str, list[str]]:
 def _of_json(text: str) -> dict[str, list[str]]:
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits is a plain ValueError
         raise UsageError(f"this is no JSON that names trust groups: {error}") from error
     for group, patterns in value.items():
         if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
@@ -108,7 +109,7 @@ def groups_of(patterns: Mapping[str, Iterable[str]], sources: Sequence[str]) -> 
     Raises:
         UsageError: two groups name one image.
     """
-    owns = _names_of(sources)
+    owns = _names_of(sources, taken=patterns)
     return [_group_of(source, own, patterns) for source, own in zip(sources, owns, strict=True)]
 
 
@@ -126,11 +127,13 @@ def _group_of(source: str, own: str, patterns: Mapping[str, Iterable[str]]) -> s
     return found[0] if found else own
 
 
-def _names_of(sources: Sequence[str]) -> list[str]:
-    """A name for each source's own group: its own; one that is given again gets a number."""
-    seen: dict[str, int] = {}
+def _names_of(sources: Sequence[str], *, taken: Iterable[str] = ()) -> list[str]:
+    """A name for each source's own group: its own, or with a number where that is taken; two of a name would share."""
+    seen = set(taken)
     names = []
     for source in sources:
-        seen[source] = seen.get(source, 0) + 1
-        names.append(source if seen[source] == 1 else f"{source} ({seen[source]})")
+        tries = (f"{source} ({number})" for number in itertools.count(2))
+        name = source if source not in seen else next(each for each in tries if each not in seen)
+        seen.add(name)
+        names.append(name)
     return names
