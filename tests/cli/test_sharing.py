@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import vmckpt
+from vmckpt.errors import IoError
 from vmckpt.machine.client import ask
 from vmckpt.machine.image import create_image
 from vmckpt.pages import PAGE_BYTES
@@ -279,12 +280,46 @@ def test_sketches_of_two_keys_do_not_mix(folder: Path, tmp_path: Path) -> None:
         (["1.raw", "--scheduler", "tcp://x:1"], "--engine dask"),
         (["1.raw", "--memory-limit", "1K"], "memory limit"),
         (["1.raw", "--co-locate", "1", "--memory-limit", "16M"], "need --sample"),
+        (["1.raw", "--key", "x"], "--key is of sketches"),
+        (["1.raw", "--sketch-out", "-"], "a stream will not do"),
+        (["-", "1.raw", "-"], "named twice"),
+        (["-", "--engine", "dask"], "name a file"),
+        (["1.raw", "--sketch-out", "x", "--report", "x"], "another output"),
     ],
 )
 def test_means_that_do_not_fit_are_refused(folder: Path, arguments: list[str], says: str) -> None:
     done = run(folder, *arguments)
     assert done.returncode == 2
     assert says in done.stderr
+
+
+@pytest.mark.parametrize("output", ["--sketch-out", "--report"])
+@pytest.mark.parametrize("which", ["image", "key", "groups"])
+def test_nothing_that_is_read_is_written_over(folder: Path, tmp_path: Path, output: str, which: str) -> None:
+    contents = {"image": (folder / "1.raw").read_bytes(), "key": b"secret", "groups": b"web: image\n"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / name).chmod(0o600)
+    given = ["image", "--sample", "1/2", "--key", "key", "--trust", "groups"]
+    done = run(tmp_path, *given, output, which, "--force")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "same file" in done.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
+
+
+def test_what_stands_where_a_sketch_is_to_be_is_said_before_memory_is_read(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "there").write_bytes(b"mine")
+    reads: list[int] = []
+    with pytest.raises(IoError, match="--force"):
+        vmckpt.estimate_sharing(
+            [str(folder / "1.raw")],
+            sketch_out=str(tmp_path / "there"),
+            progress=lambda done, _: reads.append(done),
+        )
+    assert not reads
+    assert (tmp_path / "there").read_bytes() == b"mine"
 
 
 def test_a_page_shows_it_and_is_not_overwritten(folder: Path, tmp_path: Path) -> None:

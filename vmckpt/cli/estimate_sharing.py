@@ -205,7 +205,9 @@ def command(
         if report is not None:
             from vmckpt.cli.report import report_file  # noqa: PLC0415 - only here
 
-            page = stack.enter_context(report_file(report, force=force, inputs=sources))
+            read = [*sources, *filter(None, (key, None if trust in {"each", "all"} else trust))]
+            written = [] if sketch_out is None else [sketch_out]
+            page = stack.enter_context(report_file(report, force=force, inputs=read, outputs=written))
         with progress_bar("reading", quiet=quiet or as_json) as progress:
             done = api.estimate_sharing(
                 sources,

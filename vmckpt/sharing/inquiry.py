@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vmckpt.errors import UsageError
+from vmckpt.output import AtomicFile, refuse_input
 from vmckpt.pages import Source
 from vmckpt.reports import Progress
 from vmckpt.sharing.colocate import co_locate
@@ -102,6 +103,10 @@ class Means(NamedTuple):
         if self.sketch_out is not None and len(sketched) != 1:
             raise UsageError(f"--sketch-out keeps a sketch of one source, and here are {len(sketched)}")
         sampled = self.sample is not None or any(sketched)
+        if self.key is not None and not (sampled or self.sketch_out):
+            raise UsageError(
+                "--key is of sketches: it goes with --sketch-out, --sample, or a sketch as SOURCE"
+            )
         if sampled and question.target_pages is not None:
             raise UsageError(
                 "--target needs every page: leave --sample out, and name images instead of sketches"
@@ -141,6 +146,7 @@ class Inquiry(NamedTuple):
         """
         sketched = [is_sketch(source) for source in self.sources]
         self.means.check(self.question, sketched)
+        self._check_files()
         if self.means.sample is not None or any(sketched):
             return self._sampled(
                 {at: read_sketch(self.sources[at]) for at in np.flatnonzero(sketched).tolist()}
@@ -150,6 +156,27 @@ class Inquiry(NamedTuple):
         counted = self._counted()
         large = counted_large_pages(counted.images, self.question.large_page_bytes)
         return exact_report(counted.images, counted.table, large, self.groups, self.question)
+
+    def _check_files(self) -> None:
+        """See, before hours of work, that all sources can be read, nothing read is written over, and the sketch can be.
+
+        Raises:
+            UsageError: standard input is named twice, or to a cluster; or the sketch's file is one that is read.
+            IoError: something stands where the sketch is to be.
+        """
+        if self.sources.count("-") > 1:
+            raise UsageError("standard input can be read once, and is named twice as a source: name files")
+        if self.means.engine == "dask" and "-" in self.sources:
+            raise UsageError("workers of a cluster cannot read this process's standard input: name a file")
+        sketch_out = self.means.sketch_out
+        if sketch_out is None:
+            return
+        if sketch_out == "-":
+            raise UsageError("a stream will not do as a sketch: give a file's name (one called `-` is `./-`)")
+        trust = None if self.question.trust in {"each", "all"} else self.question.trust
+        for path in filter(None, (*self.sources, self.means.key, trust)):
+            refuse_input(path, sketch_out)
+        AtomicFile(sketch_out, force=self.means.force).close()
 
     def _exact(self) -> SharingReport:
         jobs = self.means.jobs

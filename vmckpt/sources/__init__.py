@@ -143,8 +143,9 @@ def _open_descriptor(path: str) -> int:
         # open() answers ENXIO for a socket, but for a device without a driver as well.
         if error.errno == errno.ENXIO and _is_socket(path):
             raise SourceError(
-                "this is a socket: `vmckpt save` and `vmckpt digest` take the control socket of a running machine, and "
-                "nothing else does; give its memory image, a dump or a checkpoint of it",
+                "this is a socket: `vmckpt save`, `vmckpt digest` and `vmckpt estimate-sharing` (not on a cluster) take the "
+                "control socket of a running machine, and nothing else does; give its memory image, a dump or a "
+                "checkpoint of it",
                 path=path,
             ) from error
         raise IoError.of(error, "cannot open", path=path) from error
