@@ -264,7 +264,7 @@ def test_sketches_of_two_keys_do_not_mix(folder: Path, tmp_path: Path) -> None:
     estimate(folder, "2.raw", "--key", str(key), "--sketch-out", str(tmp_path / "secret.sketch"))
     done = run(tmp_path, "public.sketch", "secret.sketch")
     assert done.returncode == 2
-    assert "key" in done.stderr
+    assert done.stderr.startswith("vmckpt: secret.sketch: this sketch was made with another key")
     assert run(tmp_path, "secret.sketch", "--key", str(key)).returncode == 0
 
 

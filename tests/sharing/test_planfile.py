@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,15 @@ def test_any_bytes_are_a_plan_or_refused(tmp_path_factory: pytest.TempPathFactor
 def test_a_plan_that_cannot_be_read_is_an_io_error(tmp_path: Path) -> None:
     with pytest.raises(IoError, match="cannot read the plan"):
         read_plan(str(tmp_path / "none"))
+
+
+def test_a_plan_comes_through_a_pipe() -> None:
+    script = "from vmckpt.sharing.planfile import read_plan; print(dict(read_plan('-').breaks))"
+    plan = json.dumps({"breaks": [{"source": "a", "large_page": 3}]})
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=plan, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout == "{'a': [3]}\n"
 
 
 def of(breaks: dict[str, list[int]], pages: dict[str, int] | None = None) -> PlanFile:

@@ -38,7 +38,7 @@ _WATCH_S = 1.0
     "--plan",
     "plan_path",
     metavar="FILE",
-    help="break-up: what `vmckpt estimate-sharing --target --json` printed.",
+    help="break-up: what `vmckpt estimate-sharing --target --json` printed; - is standard input.",
 )
 @click.option(
     "--source",

@@ -220,7 +220,8 @@ class Inquiry(NamedTuple):
         if sketches:
             # Sketches alone may have any key, as long as it is one; memory can join them only with the key at hand.
             alone = means.key is None and len(sketches) == len(self.sources)
-            check_keys(list(sketches.values()), None if alone else key_id_of(means.secret))
+            paths = [self.sources[at] for at in sketches]
+            check_keys(list(sketches.values()), None if alone else key_id_of(means.secret), paths=paths)
             self._check_large_pages(sketches)
         fraction = min([means.sample or 1.0, *(each.fraction for each in sketches.values())])
         keyed = bool(sketches) or means.sketch_out is not None or means.key is not None

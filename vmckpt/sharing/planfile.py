@@ -33,14 +33,14 @@ class PlanFile(NamedTuple):
 
 
 def read_plan(path: str) -> PlanFile:
-    """Read a plan.
+    """Read a plan; `-` is standard input.
 
     Raises:
         IoError: the file cannot be read.
         SourceError: it is no plan.
     """
     try:
-        with open(path, "rb") as file:
+        with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
             body = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise IoError.of(error, "cannot read the plan", path=path) from error

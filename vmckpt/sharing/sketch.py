@@ -162,21 +162,25 @@ def merge_sketches(sketches: Sequence[Sketch]) -> Sketch:
     )
 
 
-def check_keys(sketches: Sequence[Sketch], key_id: bytes | None = None) -> None:
+def check_keys(
+    sketches: Sequence[Sketch], key_id: bytes | None = None, *, paths: Sequence[str] | None = None
+) -> None:
     """See that what sketches hold can be compared.
 
     Args:
         sketches: of any images.
         key_id: which key they must have been made with; None: that of the first.
+        paths: their files, for messages; None: they are called by their images.
 
     Raises:
         UsageError: they were made with different keys.
     """
-    for sketch in sketches:
+    for sketch, path in zip(sketches, paths or [sketch.name for sketch in sketches], strict=True):
         expected = sketches[0].key_id if key_id is None else key_id
         if sketch.key_id != expected:
             raise UsageError(
                 "this sketch was made with another key, so what it holds cannot be compared: expected key "
-                f"{expected.hex()}, found {sketch.key_id.hex()}; make all sketches with the same --key",
-                path=sketch.name,
+                f"{expected.hex()}, found {sketch.key_id.hex()}; make all sketches with one --key, and name it "
+                "where memory is to join them",
+                path=path,
             )
