@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.sharing.memories import Memory, fleets, hashes_of_memory
 from vmckpt.layout import PAGE_BYTES
-from vmckpt.sharing.activity import COLD_BELOW, HOT_FROM, Warmth, activity_of, warmth_of
+from vmckpt.machine.activity import Thresholds
+from vmckpt.sharing.activity import COLD_BELOW, HOT_FROM, activity_of
 from vmckpt.sharing.large import large_pages_of
 
 Fleet = list[tuple[Memory, int]]
@@ -34,8 +35,5 @@ def test_activity_is_the_part_of_the_small_pages_that_was_touched(fleet: Fleet, 
         assert found[index] == len(inside) / large.small_pages[index]
 
 
-def test_warmth_has_its_bounds_where_it_says() -> None:
-    activity = np.array([0.0, COLD_BELOW - 1e-9, COLD_BELOW, HOT_FROM - 1e-9, HOT_FROM, 1.0, np.nan])
-    cold, warm, hot = Warmth.COLD, Warmth.WARM, Warmth.HOT
-    assert warmth_of(activity).tolist() == [cold, cold, warm, warm, hot, hot, Warmth.UNKNOWN]
-    assert warmth_of(activity, cold_below=0.0, hot_from=0.0).tolist()[:2] == [hot, hot]
+def test_hot_and_cold_are_what_a_running_machine_calls_so() -> None:
+    assert (Thresholds().cold, Thresholds().hot) == (COLD_BELOW, HOT_FROM)

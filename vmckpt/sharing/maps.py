@@ -17,14 +17,12 @@ from vmckpt.charts.markup import joined
 from vmckpt.charts.page import Figure
 from vmckpt.charts.plots import nothing, table
 from vmckpt.pages import PAGE_BYTES
+from vmckpt.sharing.activity import COLD_BELOW, HOT_FROM
 from vmckpt.sharing.outcome import ImageMap, SharingReport
-from vmckpt.sharing.wording import names_of, size_text
+from vmckpt.sharing.wording import names_of, percent_text, size_text
 from vmckpt.units import format_count, format_share
 
-__all__ = ["COLD_BELOW", "HOT_FROM", "Binned", "binned", "large_page_map"]
-
-COLD_BELOW, HOT_FROM = 0.02, 0.2
-"""Parts of small pages touched that tell cold, warm and hot large pages apart."""
+__all__ = ["Binned", "binned", "large_page_map"]
 
 _KIND = "Map of large pages"
 _GAIN_STEPS = (0.1, 0.25, 0.5)
@@ -143,8 +141,8 @@ def _hue_text(maps: Sequence[ImageMap]) -> str:
     if all(image.activity is None for image in maps):
         return ". How active they are is not known: a checkpoint that was saved live knows."
     return (
-        f". Cold: below {100 * COLD_BELOW:.0f} % of the small pages were touched while the memory was saved; hot: "
-        f"{100 * HOT_FROM:.0f} % and more. Strong and cold is best to break up."
+        f". Cold: below {percent_text(COLD_BELOW)} of the small pages were touched while the memory was saved; hot: "
+        f"{percent_text(HOT_FROM)} and more. Strong and cold is best to break up."
     )
 
 
