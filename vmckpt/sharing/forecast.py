@@ -16,6 +16,7 @@ SORT_PAGES_PER_S = 4_000_000
 
 _BASE_BYTES = 60 << 20  # the interpreter and numpy
 _PAGE_MEMORY_BYTES = 36  # twelve for the hash, up to 16 for a row of the table, the rest while it is made
+_ANSWER_BYTES = 16  # a row of the table, for each page that has an equal: how many have is not known before
 _KEPT_MEMORY_BYTES = 64  # of a sample: kept, sorted, joined
 _HEAVY_BYTES = 48 << 20
 
@@ -46,7 +47,7 @@ def forecast_of(
         checkpoint_pages: of each that brings its hashes.
         fraction: of contents that are kept.
         jobs: processors that hash.
-        memory_limit_bytes: what spilling engines are held to.
+        memory_limit_bytes: what spilling engines are held to, the answer on top.
         bytes_per_s: what was measured on the first batches, all processors together; None: what is usual.
     """
     read = sum(image_pages) * PAGE_BYTES
@@ -58,5 +59,5 @@ def forecast_of(
     if fraction < 1:
         memory += _HEAVY_BYTES
     if memory_limit_bytes is not None:
-        memory = min(memory, memory_limit_bytes)
+        memory = min(memory, memory_limit_bytes + kept * _ANSWER_BYTES)
     return Forecast(read, duration, _BASE_BYTES + int(memory))
