@@ -128,7 +128,9 @@ def test_a_forecast_grows_with_the_work_and_shrinks_with_the_fraction() -> None:
     assert forecast_of([tib], jobs=4).duration_s < exact.duration_s
     assert forecast_of([], [tib]).duration_s < exact.duration_s / 2
     spilled = forecast_of([tib], memory_limit_bytes=256 << 20).memory_bytes
-    assert tib * 16 + (256 << 20) < spilled < exact.memory_bytes / 2  # the table may have a row for every page
+    assert (
+        tib * 16 + (256 << 20) < spilled < exact.memory_bytes / 2
+    )  # the table may have a row for every page
     measured_bytes = 252 << 20  # docs/fleets.md, more memory than fits
     assert measured_bytes < forecast_of([33_600_000], memory_limit_bytes=64 << 20).memory_bytes
     assert forecast_of([tib], bytes_per_s=1 << 40, fraction=1 / 1024).duration_s == pytest.approx(1, rel=0.1)
