@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from tests.sharing.memories import Memory, fleets, hashes_of_memory
 from vmckpt.pages import PAGE_BYTES
 from vmckpt.sharing.ksm import ksm_forecast
+from vmckpt.sharing.sampled import estimate_of
 from vmckpt.sharing.table import table_of
+from vmckpt.sharing.tally import tally_of
 
 Fleet = list[tuple[Memory, int]]
 
@@ -42,3 +44,11 @@ def test_forecast_is_what_a_scan_comes_to(fleet: Fleet, share_cap: int, use_zero
     assert tuple(found)[:4] == (shared, sharing, unshared, zero)
     saved, tracked = (sharing + zero) * PAGE_BYTES, shared + sharing + unshared
     assert found.general_profit_bytes == saved - 64 * tracked
+
+
+@given(fleets(), st.integers(2, 6))
+def test_a_sample_of_everything_comes_to_the_same(fleet: Fleet, share_cap: int) -> None:
+    images = [hashes_of_memory(memory) for memory, _ in fleet]
+    tallies = [tally_of("memory", image.page_count, image.zero_pages, image.hashes) for image in images]
+    sampled = estimate_of(tallies, [0] * len(fleet), fraction=1.0, confidence=0.95, share_cap=share_cap)
+    assert sampled.ksm == ksm_forecast(table_of(images), share_cap)

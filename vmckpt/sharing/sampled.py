@@ -21,10 +21,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vmckpt.pages import PAGE_BYTES
 from vmckpt.sharing.heavy import Heavy
 from vmckpt.sharing.horvitz import Circumstances, choose, freed_in, horvitz_thompson
 from vmckpt.sharing.interval import binomial_interval, weighted_interval
+from vmckpt.sharing.ksm import counters_of
 from vmckpt.sharing.outcome import Estimate, KsmForecast, Ladder
 from vmckpt.sharing.table import Numbers
 from vmckpt.sharing.tally import Circles, Copies, Tally, copies_of, parts_of
@@ -34,7 +34,6 @@ __all__ = ["SampledSharing", "estimate_of", "sampled_matrix"]
 Weights = npt.NDArray[np.float64]
 
 _PART_ROWS = 1 << 18  # of some 100 bytes each
-_KSM_ITEM_BYTES = 64  # struct rmap_item on a 64-bit kernel
 
 
 class SampledSharing(NamedTuple):
@@ -98,7 +97,13 @@ def estimate_of(
         histogram,
         _attributed(tallies, counted, estimate),
         tuple(_clip(tally.data_pages - len(tally.values) / fraction, tally.data_pages) for tally in tallies),
-        _ksm(histogram, known.data_pages, zero_pages, share_cap),
+        counters_of(
+            np.array(list(histogram), np.int64),
+            np.array(list(histogram.values()), np.float64),
+            pages=known.data_pages,
+            zero_pages=zero_pages,
+            share_cap=share_cap,
+        ),
     )
 
 
@@ -223,14 +228,6 @@ def _attributed(tallies: Sequence[Tally], counted: _Counted, estimate: Estimate)
         found * (estimate.pages / total) if total else np.full(len(tallies), estimate.pages / len(tallies))
     )
     return tuple(scaled.tolist())
-
-
-def _ksm(histogram: Mapping[int, float], data_pages: int, zero_pages: int, share_cap: int) -> KsmForecast:
-    shared = sum(-(-copies // share_cap) * values for copies, values in histogram.items() if copies > 1)
-    unshared = min(histogram.get(1, 0.0), data_pages)
-    sharing = max(0, round(data_pages - shared - unshared))
-    profit = (sharing + zero_pages) * PAGE_BYTES - data_pages * _KSM_ITEM_BYTES
-    return KsmForecast(round(shared), sharing, round(unshared), zero_pages, profit)
 
 
 def _clip(pages: float, most: float) -> float:
