@@ -293,6 +293,19 @@ def test_means_that_do_not_fit_are_refused(folder: Path, arguments: list[str], s
     assert says in done.stderr
 
 
+def test_a_dash_is_standard_input_and_no_sketch_of_that_name(folder: Path, tmp_path: Path) -> None:
+    estimate(folder, "1.raw", "--sketch-out", str(tmp_path / "-"))
+    done = subprocess.run(
+        [sys.executable, "-m", "vmckpt", "estimate-sharing", "-", "--json"],
+        cwd=tmp_path,
+        input=(folder / "2.raw").read_bytes(),
+        capture_output=True,
+        check=True,
+        timeout=SOON_S,
+    )
+    assert json.loads(done.stdout)["estimate"]["method"] == "exact"
+
+
 @pytest.mark.parametrize("output", ["--sketch-out", "--report"])
 @pytest.mark.parametrize("which", ["image", "key", "groups"])
 def test_nothing_that_is_read_is_written_over(folder: Path, tmp_path: Path, output: str, which: str) -> None:

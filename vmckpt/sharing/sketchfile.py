@@ -202,7 +202,9 @@ def _check_content(sketch: Sketch, sources: bytes, path: str) -> None:
 
 
 def is_sketch(path: str) -> bool:
-    """Whether the file at `path` starts as a sketch; False of what cannot be opened or is no file."""
+    """Whether the file at `path` starts as a sketch; False of what cannot be opened or is no file, and of a stream (`-`)."""
+    if path == "-":
+        return False
     try:
         with open(path, "rb") as file:
             return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.read(len(MAGIC)) == MAGIC

@@ -35,7 +35,7 @@ _NO_MEMORY_IMAGE = {
     b"LibvirtQ": "a libvirt save file: take a dump with `virsh dump --memory-only` instead",
     b"QEVM": "a QEMU migration stream: take a dump with `dump-guest-memory` instead",
     b"QFI\xfb": "a qcow2 disk image",
-    b"VMSKCH\x1a\n": "a sketch of one, which `vmckpt estimate-sharing` takes",
+    b"VMSKCH\x1a\n": "a sketch of one, which `vmckpt estimate-sharing` takes by its file's name",
 }
 
 
