@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.sharing.memories import Memory, copies_of, fleets, hashes_of_memory
 from vmckpt.layout import PAGE_BYTES
+from vmckpt.machine.large import LargePages
 from vmckpt.sharing.large import large_pages_of, potential_of
 from vmckpt.sharing.table import table_of
 
@@ -60,3 +61,14 @@ def test_every_place_is_in_the_large_page_of_its_address(fleet: Fleet, small_pag
             assert large.images[found] == image
             assert large.numbers[found] == memory.layout.gpa_of(page) // (small_pages * PAGE_BYTES)
             place += 1
+
+
+@given(fleets(most_images=1), st.sampled_from([2, 4, 16]))
+def test_large_pages_are_those_that_a_machine_breaks_up(fleet: Fleet, small_pages: int) -> None:
+    ((memory, _),) = fleet
+    of_machine = LargePages(memory.layout, small_pages * PAGE_BYTES)
+    large = large_pages_of([hashes_of_memory(memory)], small_pages * PAGE_BYTES)
+    assert large.numbers.tolist() == of_machine.numbers
+    assert large.small_pages.tolist() == [of_machine.pages_of(number).pages for number in of_machine.numbers]
+    pages = np.arange(len(memory.content))
+    assert large.numbers[large.of(pages)].tolist() == [of_machine.of(page) for page in pages.tolist()]
