@@ -212,6 +212,7 @@ def test_a_plan_frees_what_it_says(folder: Path) -> None:
     ]
     counts = Counter(page for page in inside if any(page))
     assert plan["reclaimed_pages"] == len(inside) - len(counts)
+    assert plan["large_page_bytes"] == found["large_page_bytes"]
 
 
 def test_a_target_that_cannot_be_met_is_met_as_far_as_it_goes(folder: Path) -> None:

@@ -47,6 +47,10 @@ def test_size_of_large_pages_and_of_images_are_taken_from_it(tmp_path: Path) -> 
     assert plan.pages == {"a": 5}
 
 
+def test_a_plan_without_the_rest_knows_the_size_of_its_large_pages(tmp_path: Path) -> None:
+    assert plan_in(tmp_path, {"large_page_bytes": 65536, "breaks": BREAKS}).large_page_bytes == 65536
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

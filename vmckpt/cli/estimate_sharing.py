@@ -177,7 +177,7 @@ def command(
       ksm {pages_shared, pages_sharing, pages_unshared, zero_pages, general_profit_bytes},
       top [{source, large_page, shareable_pages, gain_pages, activity}],
       plan {target_pages, reclaimed_pages, broken_large_pages, least_large_pages, order,
-      breaks [{source, large_page}]},
+      large_page_bytes, breaks [{source, large_page}]},
       co_location {hosts [{sources, reclaimable_pages}], reclaimable_pages, alone_pages, random_pages},
       large_page_bytes, elapsed_s;
       with --forecast instead read_bytes, duration_s, memory_bytes

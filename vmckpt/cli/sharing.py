@@ -34,20 +34,21 @@ def sharing_values(report: "SharingReport") -> dict[str, object]:
         "elapsed_s": report.elapsed_s,
     }
     if report.plan is not None:
-        values["plan"] = _plan_values(report.plan)
+        values["plan"] = _plan_values(report.plan, report.large_page_bytes)
     if report.co_location is not None:
         located = report.co_location
         values["co_location"] = {**located._asdict(), "hosts": [host._asdict() for host in located.hosts]}
     return values
 
 
-def _plan_values(plan: "PlanOutcome") -> dict[str, object]:
+def _plan_values(plan: "PlanOutcome", large_page_bytes: int) -> dict[str, object]:
     return {
         "target_pages": plan.target_pages,
         "reclaimed_pages": plan.reclaimed_pages,
         "broken_large_pages": len(plan.breaks),
         "least_large_pages": plan.least,
         "order": plan.order,
+        "large_page_bytes": large_page_bytes,  # so that the plan can be carried out without the rest
         "breaks": [each._asdict() for each in plan.breaks],
     }
 

@@ -1,7 +1,7 @@
 """A plan in a file: what `vmckpt estimate-sharing --target SIZE --json` prints, read back for `vmckpt vm break-up`.
 
     {"large_page_bytes": ..., "images": [{"source", "pages"}, ...], "plan": {"breaks": [{"source", "large_page"}, ...]}}
-    or the plan alone:  {"breaks": [...]}                              ─▶ `PlanFile` ─▶ the large pages of one machine
+    or the plan alone:  {"large_page_bytes": ..., "breaks": [...]}     ─▶ `PlanFile` ─▶ the large pages of one machine
 
 The file may come from anywhere, so all that is used of it is checked.
 """
@@ -66,7 +66,7 @@ def _plan_of(values: object, path: str) -> PlanFile:
     plan = values.get("plan", values)
     if not isinstance(plan, dict) or not isinstance(plan.get("breaks"), list):
         raise _NoPlanError("it has no list of breaks")
-    large_page_bytes = values.get("large_page_bytes", LARGE_PAGE_BYTES)
+    large_page_bytes = plan.get("large_page_bytes", values.get("large_page_bytes", LARGE_PAGE_BYTES))
     if type(large_page_bytes) is not int:
         raise _NoPlanError(f"large_page_bytes is a number, and not {large_page_bytes!r:.40}")
     breaks: dict[str, set[int]] = {}
