@@ -650,7 +650,7 @@ def estimate_sharing(
         share_cap: how many pages may share a frame of KSM, at least 2.
         sample: part of the contents to look at, up to 1; None: all, or what sketches among the sources keep.
         key: file with the key of sketches; None: the public one.
-        sketch_out: where to keep a sketch of the one source.
+        sketch_out: where to keep a sketch of the sources; of several the merged one, as of a host that has them all.
         co_locate: images that one host holds, to group them by what they would share; None: nobody asked.
         engine: `local`, or `dask`.
         scheduler: of a Dask cluster; None: processes on this machine.

@@ -257,6 +257,22 @@ def test_a_sketch_stands_for_its_image(folder: Path, tmp_path: Path) -> None:
     assert both["co_location"]["reclaimable_pages"] == pytest.approx(both["reclaimable_pages"]["all"], abs=1)
 
 
+def test_the_sketch_of_several_sources_is_that_of_a_host_which_has_them_all(
+    folder: Path, tmp_path: Path
+) -> None:
+    both = estimate(folder, "1.raw", "2.raw", "--sample", "1", "--sketch-out", str(tmp_path / "host.sketch"))
+    for name in "12":
+        estimate(folder, f"{name}.raw", "--sample", "1", "--sketch-out", str(tmp_path / f"{name}.sketch"))
+    estimate(tmp_path, "2.sketch", "1.sketch", "--sketch-out", "merged.sketch")
+    assert (tmp_path / "merged.sketch").read_bytes() == (tmp_path / "host.sketch").read_bytes()
+    estimate(folder, "2.raw", "1.raw", "--sketch-out", str(tmp_path / "small.sketch"))
+    estimate(tmp_path, "host.sketch", "--sample", "1/64", "--sketch-out", "thinned.sketch")
+    assert (tmp_path / "thinned.sketch").read_bytes() == (tmp_path / "small.sketch").read_bytes()
+    found = estimate(tmp_path, "host.sketch")
+    assert (found["pages"], found["zero_pages"]) == (both["pages"], both["zero_pages"])
+    assert found["reclaimable_pages"]["intra"] == both["reclaimable_pages"]["all"]
+
+
 def test_sketches_of_two_keys_do_not_mix(folder: Path, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_bytes(b"secret")
@@ -277,7 +293,6 @@ def test_sketches_of_two_keys_do_not_mix(folder: Path, tmp_path: Path) -> None:
         (["1.raw", "--sample", "a"], "no fraction"),
         (["1.raw", "--sample", "1/0"], "no fraction"),
         (["1.raw", "--sample", "1/4", "--target", "1M"], "--target needs every page"),
-        (["1.raw", "2.raw", "--sketch-out", "x"], "one source"),
         (["1.raw", "--scheduler", "tcp://x:1"], "--engine dask"),
         (["1.raw", "--memory-limit", "1K"], "memory limit"),
         (["1.raw", "--co-locate", "1", "--memory-limit", "16M"], "need --sample"),

@@ -68,7 +68,9 @@ class _Fraction(click.ParamType[float]):
     help="Look at so many of all contents only, such as 1/64: less memory, and an interval.",
 )
 @click.option(
-    "--sketch-out", metavar="FILE", help="Keep a sketch of the one SOURCE: it will do in place of it."
+    "--sketch-out",
+    metavar="FILE",
+    help="Keep a sketch of the SOURCE: it will do in place of it. Of several, merged into one.",
 )
 @click.option("--key", metavar="FILE", help="The key of sketches: those of one key go together.")
 @click.option(

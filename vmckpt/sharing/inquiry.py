@@ -34,6 +34,7 @@ from vmckpt.sharing.sketch import (
     Sketch,
     check_keys,
     key_id_of,
+    merge_sketches,
     selection_of,
     sketch_of_hashes,
     sketch_of_sample,
@@ -63,7 +64,7 @@ class Means(NamedTuple):
     key: str | None = None
     """File with the key of sketches; None: the public one."""
     sketch_out: str | None = None
-    """Where to keep a sketch of the source."""
+    """Where to keep a sketch of the sources, merged."""
     force: bool = False
     """Replace a sketch that is there."""
     co_locate: int | None = None
@@ -100,8 +101,6 @@ class Means(NamedTuple):
             raise UsageError("--scheduler is for --engine dask")
         if self.engine == "dask" and self.memory_limit_bytes is not None:
             raise UsageError("--memory-limit is for --engine local: a Dask worker has a limit of its own")
-        if self.sketch_out is not None and len(sketched) != 1:
-            raise UsageError(f"--sketch-out keeps a sketch of one source, and here are {len(sketched)}")
         sampled = self.sample is not None or any(sketched)
         if self.key is not None and not (sampled or self.sketch_out):
             raise UsageError(
@@ -182,10 +181,14 @@ class Inquiry(NamedTuple):
         jobs = self.means.jobs
         images = [hashes_of(source, jobs=jobs, progress=self.progress) for source in self._opened()]
         if self.means.sketch_out is not None:
-            sketch = sketch_of_hashes(
-                images[0], self.means.secret, SKETCH_FRACTION, self.question.large_page_bytes
+            self._keep(
+                [
+                    sketch_of_hashes(
+                        image, self.means.secret, SKETCH_FRACTION, self.question.large_page_bytes
+                    )
+                    for image in images
+                ]
             )
-            write_sketch(sketch, self.means.sketch_out, force=self.means.force)
         large = large_pages_of(images, self.question.large_page_bytes)
         report = exact_report(images, table_of(images), large, self.groups, self.question)
         if self.means.co_locate is None:
@@ -194,6 +197,10 @@ class Inquiry(NamedTuple):
             tally_of(image.source, image.page_count, image.zero_pages, image.hashes) for image in images
         ]
         return self._located(report, tallies, 1.0)
+
+    def _keep(self, sketches: Sequence[Sketch]) -> None:
+        assert self.means.sketch_out is not None
+        write_sketch(merge_sketches(sketches), self.means.sketch_out, force=self.means.force)
 
     def _counted(self) -> Counted:
         jobs, large_page_bytes = self.means.jobs, self.question.large_page_bytes
@@ -233,10 +240,14 @@ class Inquiry(NamedTuple):
         threshold = threshold_of(fraction)
         thinned = {at: thinned_sketch(sketch, threshold) for at, sketch in sketches.items()}
         if means.sketch_out is not None:
-            kept = thinned.get(0) or sketch_of_sample(
-                samples[0], means.secret, fraction, self.question.large_page_bytes
+            self._keep(
+                [
+                    thinned[at]
+                    if at in thinned
+                    else sketch_of_sample(samples[at], means.secret, fraction, self.question.large_page_bytes)
+                    for at in range(len(self.sources))
+                ]
             )
-            write_sketch(kept, means.sketch_out, force=means.force)
         tallies = [
             replace(thinned[at].tally, source=source) if at in thinned else samples[at].tally
             for at, source in enumerate(self.sources)
