@@ -668,7 +668,8 @@ def estimate_sharing(
         FeatureError: Dask is not installed.
     """
     started = time.perf_counter()
-    from vmckpt.sharing.inquiry import Inquiry, Means
+    from vmckpt.sharing.inquiry import Inquiry
+    from vmckpt.sharing.means import Means
     from vmckpt.sharing.survey import Question
     from vmckpt.sharing.trust import trust_groups
 

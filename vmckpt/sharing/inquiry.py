@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 
 from vmckpt.errors import UsageError
-from vmckpt.output import AtomicFile, refuse_input
 from vmckpt.pages import Source
 from vmckpt.reports import Progress
 from vmckpt.sharing.colocate import co_locate
@@ -25,12 +24,12 @@ from vmckpt.sharing.hashes import Hashes, hashes_of
 from vmckpt.sharing.heavy import Heavy
 from vmckpt.sharing.horvitz import circle_values
 from vmckpt.sharing.large import large_pages_of
+from vmckpt.sharing.means import Means
 from vmckpt.sharing.outcome import CoLocated, HostShare, SharingReport
 from vmckpt.sharing.sample import SampledPages, sample_of
 from vmckpt.sharing.scan import counted_large_pages
-from vmckpt.sharing.selection import Seeded, Selection, check_fraction, threshold_of
+from vmckpt.sharing.selection import Seeded, Selection, threshold_of
 from vmckpt.sharing.sketch import (
-    PUBLIC_KEY,
     Sketch,
     check_keys,
     key_id_of,
@@ -40,83 +39,18 @@ from vmckpt.sharing.sketch import (
     sketch_of_sample,
     thinned_sketch,
 )
-from vmckpt.sharing.sketchfile import is_sketch, read_key, read_sketch, write_sketch
+from vmckpt.sharing.sketchfile import is_sketch, read_sketch, write_sketch
 from vmckpt.sharing.survey import Question, Sampled, exact_report, group_numbers, sampled_report
 from vmckpt.sharing.table import table_of
 from vmckpt.sharing.tally import Tally, tally_of
 
-__all__ = ["ENGINES", "SKETCH_FRACTION", "Inquiry", "Means", "Opener"]
-
-ENGINES = ("local", "dask")
+__all__ = ["SKETCH_FRACTION", "Inquiry", "Opener"]
 
 SKETCH_FRACTION = 1 / 64
 """Of the contents that a sketch keeps where nothing else is asked for."""
 
 Opener = Callable[[str], AbstractContextManager[Source]]
 """How to open the memory that a path stands for."""
-
-
-class Means(NamedTuple):
-    """How to come by an answer."""
-
-    sample: float | None = None
-    """Part of the contents to look at; None: all, or what the sketches among the sources keep."""
-    key: str | None = None
-    """File with the key of sketches; None: the public one."""
-    sketch_out: str | None = None
-    """Where to keep a sketch of the sources, merged."""
-    force: bool = False
-    """Replace a sketch that is there."""
-    co_locate: int | None = None
-    """Images that one host holds; None: nobody asked."""
-    engine: str = "local"
-    """One of `ENGINES`."""
-    scheduler: str | None = None
-    """Of a Dask cluster; None: processes on this machine."""
-    memory_limit_bytes: int | None = None
-    """Of page hashes to hold; more is spilled to disk. None: all are held."""
-    jobs: int = 1
-    """Worker processes."""
-
-    @property
-    def secret(self) -> bytes:
-        """The key of sketches.
-
-        Raises:
-            IoError, UsageError: as `read_key` says.
-        """
-        return PUBLIC_KEY if self.key is None else read_key(self.key)
-
-    def check(self, question: Question, sketched: Sequence[bool]) -> None:
-        """See that these means fit each other, the question, and the sources, of which some are sketches.
-
-        Raises:
-            UsageError: they do not.
-        """
-        if self.sample is not None:
-            check_fraction(self.sample)
-        if self.engine not in ENGINES:
-            raise UsageError(f"there is no engine {self.engine!r}: expected {' or '.join(ENGINES)}")
-        if self.scheduler is not None and self.engine != "dask":
-            raise UsageError("--scheduler is for --engine dask")
-        if self.engine == "dask" and self.memory_limit_bytes is not None:
-            raise UsageError("--memory-limit is for --engine local: a Dask worker has a limit of its own")
-        sampled = self.sample is not None or any(sketched)
-        if self.key is not None and not (sampled or self.sketch_out):
-            raise UsageError(
-                "--key is of sketches: it goes with --sketch-out, --sample, or a sketch as SOURCE"
-            )
-        if sampled and question.target_pages is not None:
-            raise UsageError(
-                "--target needs every page: leave --sample out, and name images instead of sketches"
-            )
-        columns = self.engine == "local" and self.memory_limit_bytes is None
-        if not (sampled or columns) and (self.sketch_out or self.co_locate):
-            raise UsageError(
-                "--sketch-out and --co-locate need --sample where page hashes are not all held in memory"
-            )
-        if self.co_locate is not None and self.co_locate < 1:
-            raise UsageError(f"hosts of {self.co_locate} images: expected 1 or more")
 
 
 class Inquiry(NamedTuple):
@@ -145,7 +79,7 @@ class Inquiry(NamedTuple):
         """
         sketched = [is_sketch(source) for source in self.sources]
         self.means.check(self.question, sketched)
-        self._check_files()
+        self.means.check_files(self.sources, self.question)
         if self.means.sample is not None or any(sketched):
             return self._sampled(
                 {at: read_sketch(self.sources[at]) for at in np.flatnonzero(sketched).tolist()}
@@ -155,27 +89,6 @@ class Inquiry(NamedTuple):
         counted = self._counted()
         large = counted_large_pages(counted.images, self.question.large_page_bytes)
         return exact_report(counted.images, counted.table, large, self.groups, self.question)
-
-    def _check_files(self) -> None:
-        """See, before hours of work, that all sources can be read, nothing read is written over, and the sketch can be.
-
-        Raises:
-            UsageError: standard input is named twice, or to a cluster; or the sketch's file is one that is read.
-            IoError: something stands where the sketch is to be.
-        """
-        if self.sources.count("-") > 1:
-            raise UsageError("standard input can be read once, and is named twice as a source: name files")
-        if self.means.engine == "dask" and "-" in self.sources:
-            raise UsageError("workers of a cluster cannot read this process's standard input: name a file")
-        sketch_out = self.means.sketch_out
-        if sketch_out is None:
-            return
-        if sketch_out == "-":
-            raise UsageError("a stream will not do as a sketch: give a file's name (one called `-` is `./-`)")
-        trust = None if self.question.trust in {"each", "all"} else self.question.trust
-        for path in filter(None, (*self.sources, self.means.key, trust)):
-            refuse_input(path, sketch_out)
-        AtomicFile(sketch_out, force=self.means.force).close()
 
     def _exact(self) -> SharingReport:
         jobs = self.means.jobs
