@@ -257,6 +257,27 @@ def test_a_sketch_stands_for_its_image(folder: Path, tmp_path: Path) -> None:
     assert both["co_location"]["reclaimable_pages"] == pytest.approx(both["reclaimable_pages"]["all"], abs=1)
 
 
+def test_a_key_through_a_pipe_makes_the_sketch_that_it_makes_from_a_file(
+    folder: Path, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(b"secret")
+    key.chmod(0o600)
+    arguments = ["--sample", "1/2", "--sketch-out"]
+    estimate(folder, "1.raw", *arguments, str(tmp_path / "file.sketch"), "--key", str(key))
+    command = [sys.executable, "-m", "vmckpt", "estimate-sharing", "1.raw", "--key", "/dev/stdin", *arguments]
+    piped = subprocess.run(
+        [*command, str(tmp_path / "pipe.sketch")],
+        cwd=folder,
+        input=b"secret",
+        capture_output=True,
+        check=False,
+        timeout=SOON_S,
+    )
+    assert (piped.returncode, piped.stderr) == (0, b"")
+    assert (tmp_path / "pipe.sketch").read_bytes() == (tmp_path / "file.sketch").read_bytes()
+
+
 def test_the_sketch_of_several_sources_is_that_of_a_host_which_has_them_all(
     folder: Path, tmp_path: Path
 ) -> None:

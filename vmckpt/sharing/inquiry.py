@@ -80,6 +80,9 @@ class Inquiry(NamedTuple):
         sketched = [is_sketch(source) for source in self.sources]
         self.means.check(self.question, sketched)
         self.means.check_files(self.sources, self.question)
+        return self._replace(means=self.means.with_secret())._answer(sketched)  # noqa: SLF001 its own
+
+    def _answer(self, sketched: Sequence[bool]) -> SharingReport:
         if self.means.sample is not None or any(sketched):
             return self._sampled(
                 {at: read_sketch(self.sources[at]) for at in np.flatnonzero(sketched).tolist()}

@@ -40,14 +40,16 @@ class Means(NamedTuple):
     jobs: int = 1
     """Worker processes."""
 
-    @property
-    def secret(self) -> bytes:
-        """The key of sketches.
+    secret: bytes = PUBLIC_KEY
+    """The key of sketches: what `with_secret` read from that file."""
+
+    def with_secret(self) -> "Means":
+        """The same, with the key read: once, as it may come through a pipe, and before memory is.
 
         Raises:
             IoError, UsageError: as `read_key` says.
         """
-        return PUBLIC_KEY if self.key is None else read_key(self.key)
+        return self if self.key is None else self._replace(secret=read_key(self.key))
 
     def check(self, question: Question, sketched: Sequence[bool]) -> None:
         """See that these means fit each other, the question, and the sources, of which some are sketches.
