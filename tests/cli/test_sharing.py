@@ -319,6 +319,7 @@ def test_sketches_of_two_keys_do_not_mix(folder: Path, tmp_path: Path) -> None:
         (["1.raw", "--co-locate", "1", "--memory-limit", "16M"], "need --sample"),
         (["1.raw", "--key", "x"], "--key is of sketches"),
         (["1.raw", "--sketch-out", "-"], "a stream will not do"),
+        (["1.raw", "--sketch-out", "x", "--large-page", "4G"], "a smaller --large-page"),
         (["-", "1.raw", "-"], "named twice"),
         (["-", "--engine", "dask"], "name a file"),
         (["1.raw", "--sketch-out", "x", "--report", "x"], "another output"),

@@ -244,6 +244,13 @@ def test_no_bytes_do_harm(data: bytes) -> None:
         unpack_sketch(MAGIC + data, "any")
 
 
+def test_larger_pages_than_the_file_tells_are_refused() -> None:
+    largest = replace(EXAMPLE, large_page_bytes=1 << 31)
+    assert unpack_sketch(pack_sketch(largest), "a").large_page_bytes == 1 << 31
+    with pytest.raises(UsageError, match="large pages of up to 2147483648 bytes"):
+        pack_sketch(replace(EXAMPLE, large_page_bytes=1 << 32))
+
+
 def test_more_copies_than_the_file_counts_are_refused() -> None:
     with pytest.raises(UsageError, match="counts to"):
         pack_sketch(replace(EXAMPLE, counts=np.array([1, 1 << 32, 1])))

@@ -10,7 +10,7 @@ from vmckpt.errors import UsageError
 from vmckpt.output import AtomicFile, refuse_input
 from vmckpt.sharing.selection import check_fraction
 from vmckpt.sharing.sketch import PUBLIC_KEY
-from vmckpt.sharing.sketchfile import read_key
+from vmckpt.sharing.sketchfile import check_large_pages, read_key
 from vmckpt.sharing.survey import Question
 
 __all__ = ["ENGINES", "Means"]
@@ -86,7 +86,8 @@ class Means(NamedTuple):
         """See, before hours of work, that all sources can be read, nothing read is written over, and the sketch can be.
 
         Raises:
-            UsageError: standard input is named twice, or to a cluster; or the sketch's file is one that is read.
+            UsageError: standard input is named twice, or to a cluster; or the sketch's file is one that is read, or could
+                not tell the size of large pages.
             IoError: something stands where the sketch is to be.
         """
         if sources.count("-") > 1:
@@ -98,6 +99,7 @@ class Means(NamedTuple):
             return
         if sketch_out == "-":
             raise UsageError("a stream will not do as a sketch: give a file's name (one called `-` is `./-`)")
+        check_large_pages(question.large_page_bytes)
         trust = None if question.trust in {"each", "all"} else question.trust
         for path in filter(None, (*sources, self.key, trust)):
             refuse_input(path, sketch_out)

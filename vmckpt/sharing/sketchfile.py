@@ -26,6 +26,7 @@ __all__ = [
     "MAGIC",
     "VERSION",
     "Header",
+    "check_large_pages",
     "is_sketch",
     "pack_sketch",
     "read_key",
@@ -43,6 +44,7 @@ _CHECKSUM = struct.Struct("<Q")
 _VALUE_BYTES = 8
 _COUNT_BYTES = 4
 _MOST_PAGES = 1 << 52
+_MOST_LARGE_PAGE_BYTES = 1 << 31  # the power of two that four bytes hold
 _MOST_COPIES = (1 << 32) - 1
 _ALL = 1 << 64  # a threshold that keeps all; written as 0
 _KEY_BYTES = 1 << 20
@@ -65,17 +67,31 @@ class Header(NamedTuple):
     values: int
 
 
+def check_large_pages(large_page_bytes: int) -> None:
+    """See that a sketch's file can tell the size of its large pages.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if large_page_bytes > _MOST_LARGE_PAGE_BYTES:
+        raise UsageError(
+            f"a sketch's file knows large pages of up to {_MOST_LARGE_PAGE_BYTES} bytes, and these have {large_page_bytes}: "
+            "ask without --sketch-out, or with a smaller --large-page"
+        )
+
+
 def pack_sketch(sketch: Sketch) -> bytes:
     """The whole file.
 
     Raises:
-        UsageError: a content has more copies than the file can count.
+        UsageError: a content has more copies than the file can count, or a large page more bytes.
     """
     if int(sketch.counts.max(initial=0)) > _MOST_COPIES:
         raise UsageError(
             f"a content has {int(sketch.counts.max())} copies, and a sketch's file counts to {_MOST_COPIES}: "
             "merge fewer sketches into one"
         )
+    check_large_pages(sketch.large_page_bytes)
     sources = b"".join(os.fsencode(source) + b"\0" for source in sketch.sources)
     header = Header(
         MAGIC,
