@@ -8,6 +8,7 @@ from tests.restoring.samples import checkpoint, mixed_memory, page_of
 from vmckpt.bench.disk import DISKS, REAL, Disk
 from vmckpt.bench.pace import Clock, PacedStore, wait_until
 from vmckpt.bench.peer import PageStore
+from vmckpt.checkpoint.file import Place
 from vmckpt.restoring.store import Store
 
 SLOW = Disk("slow", 0.01, 1e8)
@@ -86,6 +87,10 @@ def test_the_peer_reads_the_image_page_by_page(tmp_path: Path) -> None:
         file.truncate(len(memory))
     clock = clock_on(REAL, tmp_path)
     with PageStore.beside(path, os.fspath(image), clock) as store:
+        # The whole of memory as well as a page: the last one is far past the storage blocks of the checkpoint.
+        assert store.load(store.storage_blocks - 1)
+        assert not store.is_near(0)
+        assert store.peeked_page(0, Place(0, 0), 0) is None
         assert (store.block_pages, store.storage_blocks) == (1, PAGES)
         there = 0
         for page in range(PAGES):

@@ -31,6 +31,7 @@ class PageStore(PacedStore):
     def __init__(self, fd: int, name: str, clock: Clock) -> None:
         """As `PacedStore.on`; see `beside`."""
         super().__init__(fd, name, clock)
+        self.peeks = False  # into the checkpoint, which only lends the machine's state
         self._image = ""
         self._starts: Sequence[int] = ()
         self._ends: Sequence[int] = ()
@@ -69,6 +70,16 @@ class PageStore(PacedStore):
         """Nothing is kept."""
         del number
         return False
+
+    def is_near(self, number: int) -> bool:
+        """As `holds`."""
+        del number
+        return False
+
+    def load(self, number: int) -> bool:
+        """There is nothing to read before the page itself."""
+        del number
+        return True
 
     def memory_blocks(self, number: int, *, load: bool = True) -> list[int]:
         """Itself, if it is not in a hole."""

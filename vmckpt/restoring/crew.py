@@ -19,6 +19,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
+from vmckpt.errors import VmckptError
 from vmckpt.kernel.memory import create_memfd
 from vmckpt.kernel.process import die_with_parent, name_process
 
@@ -71,6 +72,11 @@ class Helpers:
                 os.nice(self._niceness)
             work(index, self.numbers())
             code = 0
+        except VmckptError:
+            pass
+        except Exception:  # noqa: BLE001 - a bug, which nobody would hear of: the handler does the work all the same
+            sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
         finally:
             os._exit(code)
 
